@@ -1,8 +1,9 @@
 """Build steps that pyproject.toml cannot say.
 
-The wheel is pure Python: it carries csrc and configs as package data and compiles nothing. With RPE_OPS_AOT=1
-(and --no-build-isolation, so that torch can be imported) the native extension is compiled too, through the same
-rpe_ops/backends/native/build.py that compiles it at run time. No source list and no compiler flag stands here.
+The wheel is pure Python: it carries csrc and configs as package data and compiles nothing. With
+RPE_OPS_AOT=1 (and --no-build-isolation, so that torch can be imported) the native extension is compiled too,
+through the rpe_ops/backends/native/build.py that also compiles it at run time: no source list and no compiler
+flag stands here.
 """
 
 import importlib.util

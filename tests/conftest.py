@@ -1,4 +1,4 @@
-"""Fixtures that every folder of tests shares: where real data is. What one operator needs stands beside its tests."""
+"""Fixtures that every folder of tests shares; what one operator needs stands beside its own tests."""
 
 import os
 from pathlib import Path
