@@ -1,0 +1,33 @@
+"""Uses an installed wheel: one operator forward and backward per CPU backend. Argument: the checkout to stay clear of.
+
+The backend "cpu" is compiled here from the sources that the wheel carries.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+import rpe
+import rpe_ops
+
+checkout = Path(sys.argv[1])
+for package in (rpe_ops, rpe):
+    location = Path(package.__file__).resolve()
+    if checkout in location.parents:
+        raise SystemExit(f"{package.__name__} was imported from the checkout, {location}")
+
+label = torch.arange(500) % 7
+losses = {}
+for backend in ("torch", "cpu"):
+    torch.manual_seed(0)
+    embedding = torch.randn(500, 16, requires_grad=True)
+    moved = rpe_ops.mean_shift(embedding, kappa=20.0, num_steps=2, backend=backend)
+    loss = rpe_ops.pairwise_loss(moved, label, backend=backend)
+    loss.backward()
+    if not bool(embedding.grad.isfinite().all()):
+        raise SystemExit(f"{backend}: the gradient is not finite")
+    losses[backend] = float(loss.detach())
+print("losses:", losses)
+if abs(losses["torch"] - losses["cpu"]) > 1e-4 * abs(losses["torch"]):
+    raise SystemExit("the backends disagree")
