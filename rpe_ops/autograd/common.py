@@ -1,0 +1,95 @@
+"""What the ops of every operator share: image indices of packed rows, the NaN rule, folding for `torch.func.vmap`.
+
+No formula of an operator lives here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def image_of_rows(offsets: Tensor, num_rows: int) -> Tensor:
+    """Index of the image `[T]` that each packed row belongs to, from `offsets [B+1]`."""
+    rows = torch.arange(num_rows, device=offsets.device)
+    return torch.searchsorted(offsets[1:].contiguous(), rows, right=True)
+
+
+def poisoned_images(points: Tensor, offsets: Tensor) -> Tensor | None:
+    """NaN for each image `[B]` in which a component of `points [T, D]` is not finite, else 0; None if all are finite.
+
+    The rule of the contract: NaN or infinity in the input comes out as NaN in that image alone. Only a CPU is asked
+    whether there is any, elsewhere that would wait for the device.
+    """
+    finite = torch.isfinite(points).all(1)
+    if points.device.type == "cpu" and bool(finite.all()):
+        return None
+    num_images = offsets.shape[0] - 1
+    poison = torch.zeros(num_images, dtype=points.dtype, device=points.device)
+    if num_images == 0 or points.shape[0] == 0:
+        return poison
+    bad_rows = (~finite).to(points.dtype)
+    count = poison.index_add(0, image_of_rows(offsets, points.shape[0]), bad_rows)
+    return torch.where(count > 0, torch.nan, poison)
+
+
+def add_poison(rows: Tensor, offsets: Tensor, poison: Tensor | None) -> Tensor:
+    """`rows [T]` or `[T, D]` with every row of a poisoned image turned into NaN."""
+    if poison is None or rows.shape[0] == 0:
+        return rows
+    per_row = poison[image_of_rows(offsets, rows.shape[0])]
+    return rows + (per_row[:, None] if rows.ndim == 2 else per_row)
+
+
+class Folded:
+    """Folds a `vmap` over packed calls into one call with more images.
+
+    `vmap` over B' calls of `[T, D]` with `offsets [B+1]` is one call of `[B' T, D]` with `[B' B + 1]` offsets.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+
+    def front(self, tensor: Tensor, dim: int | None) -> Tensor:
+        """`tensor` with the mapped dimension first, expanded when it is not mapped."""
+        if dim is None:
+            return tensor.expand(self.batch_size, *tensor.shape)
+        return tensor.movedim(dim, 0)
+
+    def rows(self, tensor: Tensor, dim: int | None) -> Tensor:
+        """Rows of all calls, one after the other."""
+        return self.front(tensor, dim).flatten(0, 1).contiguous()
+
+    def indices(self, tensor: Tensor, dim: int | None, stride: int) -> Tensor:
+        """Row indices of all calls, moved to where their rows are now; `stride` rows a call."""
+        start = torch.arange(self.batch_size, device=tensor.device)[:, None] * stride
+        return (self.front(tensor, dim) + start).flatten()
+
+    def offsets(self, tensor: Tensor, dim: int | None, stride: int) -> Tensor:
+        """Offsets of all calls' images; `stride` rows a call."""
+        moved = self.front(tensor, dim)
+        starts = torch.arange(self.batch_size, device=tensor.device) * stride
+        inner = (moved[:, :-1] + starts[:, None]).flatten()
+        end = torch.full((1,), self.batch_size * stride, dtype=tensor.dtype, device=tensor.device)
+        return torch.cat([inner, end])
+
+    def unfold(self, tensor: Tensor) -> Tensor:
+        """`[B' T, ...]` back to `[B', T, ...]`."""
+        return tensor.unflatten(0, (self.batch_size, tensor.shape[0] // self.batch_size))
+
+
+def map_in_turn(op: Callable[..., Any], batch_size: int, in_dims: Sequence[int | None], args: Sequence[Any]) -> Any:
+    """Call `op` once for each mapped element and stack the results: where folding does not apply."""
+    results = []
+    for index in range(batch_size):
+        chosen = [
+            arg if dim is None else arg.select(dim, index) for arg, dim in zip(args, in_dims, strict=True)
+        ]
+        results.append(op(*chosen))
+    if isinstance(results[0], Tensor):
+        return torch.stack(results), 0
+    stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+    return stacked, (0,) * len(stacked)

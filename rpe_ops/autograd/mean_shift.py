@@ -1,0 +1,229 @@
+"""Ops and autograd of one mean-shift step; the recurrence over steps is in `functional.py`.
+
+Formula numbers are those of `backends/reference/mean_shift.py`.
+"""
+
+# No `from __future__ import annotations`: torch.library reads the schemas from the signatures.
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+
+from rpe_ops import dispatch
+from rpe_ops.autograd.common import Folded, add_poison, map_in_turn, poisoned_images
+from rpe_ops.backends.blocked.mean_shift import zero_mass_gradient
+from rpe_ops.backends.blocked.mean_shift_curvature import curvature
+from rpe_ops.backends.rows import row_gradients
+
+
+@torch.library.custom_op("rpe_ops::mean_shift_forward", mutates_args=())
+def mean_shift_forward(
+    points: Tensor,
+    sources: Optional[Tensor],
+    weight: Optional[Tensor],
+    kappa: Tensor,
+    eta: Tensor,
+    point_offsets: Tensor,
+    source_offsets: Optional[Tensor],
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Moved points Z `[M, D]`, means M `[M, D]` and log densities L `[M]`.
+
+    When blurring, `sources` and `source_offsets` are None: the points and their offsets serve.
+    """
+    with torch.autocast(points.device.type, enabled=False):
+        forward = dispatch.operator_module(backend, "mean_shift").forward
+        log_weight = None if weight is None else weight.log()
+        columns = point_offsets if source_offsets is None else source_offsets
+        outputs = forward(points, sources, log_weight, kappa, eta, point_offsets, columns)
+        poison = poisoned_images(points if sources is None else sources, columns)
+        moved, mean, log_density = (add_poison(rows, point_offsets, poison) for rows in outputs)
+        return moved, mean, log_density
+
+
+@mean_shift_forward.register_fake
+def _(
+    points: Tensor,
+    sources: Optional[Tensor],
+    weight: Optional[Tensor],
+    kappa: Tensor,
+    eta: Tensor,
+    point_offsets: Tensor,
+    source_offsets: Optional[Tensor],
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(points), torch.empty_like(points), points.new_empty(points.shape[0])
+
+
+@torch.library.custom_op("rpe_ops::mean_shift_backward", mutates_args=())
+def mean_shift_backward(
+    grad_moved: Tensor,
+    points: Tensor,
+    sources: Optional[Tensor],
+    weight: Optional[Tensor],
+    kappa: Tensor,
+    eta: Tensor,
+    point_offsets: Tensor,
+    source_offsets: Optional[Tensor],
+    mean: Tensor,
+    log_density: Tensor,
+    with_grad_weight: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of points, sources (empty when blurring), weight (empty unless asked for), kappa and eta."""
+    with torch.autocast(points.device.type, enabled=False):
+        backward = dispatch.operator_module(backend, "mean_shift").backward
+        log_weight = None if weight is None else weight.log()
+        columns = point_offsets if source_offsets is None else source_offsets
+        shared = (kappa, eta, point_offsets, columns, mean, log_density)
+        grad_points, grad_sources, grad_log_weight, grad_kappa, grad_eta = backward(
+            grad_moved.contiguous(), points, sources, log_weight, *shared, with_grad_weight
+        )
+        partners = points if sources is None else sources
+        poison = poisoned_images(partners, columns)
+        grad_weight = grad_log_weight
+        if with_grad_weight and weight is not None:
+            _, h, e = row_gradients(grad_moved, points, mean, eta)
+            at_zero = zero_mass_gradient(points, partners, kappa, h, e, log_density, point_offsets, columns)
+            grad_weight = torch.where(weight > 0, grad_log_weight / weight, at_zero)
+        return (
+            add_poison(grad_points, point_offsets, poison),
+            add_poison(grad_sources, columns, poison),
+            add_poison(grad_weight, columns, poison),
+            grad_kappa,
+            grad_eta,
+        )
+
+
+@mean_shift_backward.register_fake
+def _(
+    grad_moved: Tensor,
+    points: Tensor,
+    sources: Optional[Tensor],
+    weight: Optional[Tensor],
+    kappa: Tensor,
+    eta: Tensor,
+    point_offsets: Tensor,
+    source_offsets: Optional[Tensor],
+    mean: Tensor,
+    log_density: Tensor,
+    with_grad_weight: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    partners = points if sources is None else sources
+    return (
+        torch.empty_like(points),
+        torch.empty_like(points[:0] if sources is None else sources),
+        points.new_empty(partners.shape[0] if with_grad_weight else 0),
+        torch.empty_like(kappa),
+        torch.empty_like(eta),
+    )
+
+
+@torch.library.register_vmap("rpe_ops::mean_shift_forward")
+def _(info: Any, in_dims: Any, *args: Any) -> Any:
+    if in_dims[3] is not None or in_dims[4] is not None:  # one kappa or eta per element
+        return map_in_turn(mean_shift_forward, info.batch_size, in_dims, args)
+    fold = Folded(info.batch_size)
+    outputs = mean_shift_forward(*_fold_inputs(fold, in_dims, args), args[-1])
+    return tuple(fold.unfold(output) for output in outputs), (0, 0, 0)
+
+
+@torch.library.register_vmap("rpe_ops::mean_shift_backward")
+def _(info: Any, in_dims: Any, *args: Any) -> Any:
+    # kappa and eta get one gradient per element, so the elements cannot share one call
+    return map_in_turn(mean_shift_backward, info.batch_size, in_dims, args)
+
+
+def _fold_inputs(fold: Folded, in_dims: Any, args: Any) -> list[Any]:
+    """The first seven arguments of `mean_shift_forward` for all elements of a vmap at once."""
+    points, sources, weight, kappa, eta, point_offsets, source_offsets = args[:7]
+    rows = fold.rows(points, in_dims[0])
+    source_rows = None if sources is None else fold.rows(sources, in_dims[1])
+    stride = rows.shape[0] // fold.batch_size
+    source_stride = stride if source_rows is None else source_rows.shape[0] // fold.batch_size
+    return [
+        rows,
+        source_rows,
+        None if weight is None else fold.rows(weight, in_dims[2]),
+        kappa,
+        eta,
+        fold.offsets(point_offsets, in_dims[5], stride),
+        None if source_offsets is None else fold.offsets(source_offsets, in_dims[6], source_stride),
+    ]
+
+
+class MeanShiftStep(torch.autograd.Function):
+    """Moved rows `[M, D]` (and M, L, not differentiable); gradients reach points, sources, weight, kappa and eta."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        points: Tensor,
+        sources: Optional[Tensor],
+        weight: Optional[Tensor],
+        kappa: Tensor,
+        eta: Tensor,
+        point_offsets: Tensor,
+        source_offsets: Optional[Tensor],
+        backend: str,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return mean_shift_forward(points, sources, weight, kappa, eta, point_offsets, source_offsets, backend)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        *tensors, ctx.backend = inputs
+        _, mean, log_density = output
+        ctx.mark_non_differentiable(mean, log_density)
+        ctx.save_for_backward(*tensors, mean, log_density)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
+        needs_weight = ctx.needs_input_grad[2]
+        grads = MeanShiftStepGradient.apply(grad_outputs[0], *ctx.saved_tensors, needs_weight, ctx.backend)
+        grad_points, grad_sources, grad_weight, grad_kappa, grad_eta = grads
+        sources = ctx.saved_tensors[1]
+        return (
+            grad_points,
+            None if sources is None else grad_sources,
+            grad_weight if needs_weight else None,
+            grad_kappa,
+            grad_eta,
+            None,
+            None,
+            None,
+        )
+
+
+class MeanShiftStepGradient(torch.autograd.Function):
+    """The backward as a function of its own, so that it has a derivative (recomputed in blocked PyTorch)."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        grad_moved: Tensor,
+        points: Tensor,
+        sources: Optional[Tensor],
+        weight: Optional[Tensor],
+        kappa: Tensor,
+        eta: Tensor,
+        point_offsets: Tensor,
+        source_offsets: Optional[Tensor],
+        mean: Tensor,
+        log_density: Tensor,
+        with_grad_weight: bool,
+        backend: str,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        inputs = (grad_moved, points, sources, weight, kappa, eta, point_offsets, source_offsets)
+        return mean_shift_backward(*inputs, mean, log_density, with_grad_weight, backend)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.save_for_backward(*inputs[:8])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
+        return (*curvature(*ctx.saved_tensors, grad_outputs), None, None, None, None, None, None)

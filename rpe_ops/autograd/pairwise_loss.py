@@ -1,0 +1,178 @@
+"""Ops and autograd of the pairwise loss: one loss per image, without normaliser, and its derivatives.
+
+The forward op computes the gradient in the same pass when it will be needed; the backward is then one scale per image.
+Formula numbers are those of `backends/reference/pairwise_loss.py`.
+"""
+
+# No `from __future__ import annotations`: torch.library reads the schemas from the signatures.
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rpe_ops import dispatch
+from rpe_ops.autograd.common import Folded, add_poison, image_of_rows, poisoned_images
+from rpe_ops.backends.blocked.pairwise_loss import slope_product
+
+
+@torch.library.custom_op("rpe_ops::pairwise_loss_forward", mutates_args=())
+def pairwise_loss_forward(
+    points: Tensor,
+    order: Tensor,
+    instance: Tensor,
+    weight: Tensor,
+    offsets: Tensor,
+    margin: float,
+    with_gradient: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    """Loss `[B]` and gradient `[T, D]` (empty unless `with_gradient`).
+
+    `order [T]` sorts the rows by (image, instance); `instance [T]` and `weight [T]` are given in that order.
+    """
+    with torch.autocast(points.device.type, enabled=False):
+        forward = dispatch.operator_module(backend, "pairwise_loss").forward
+        loss, sorted_grad = forward(points[order], instance, weight, offsets, margin, with_gradient)
+        poison = poisoned_images(points, offsets)
+        grad = torch.empty_like(sorted_grad)
+        if with_gradient:
+            grad[order] = add_poison(sorted_grad, offsets, poison)
+        return (loss if poison is None else loss + poison), grad
+
+
+@pairwise_loss_forward.register_fake
+def _(
+    points: Tensor,
+    order: Tensor,
+    instance: Tensor,
+    weight: Tensor,
+    offsets: Tensor,
+    margin: float,
+    with_gradient: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    grad = torch.empty_like(points if with_gradient else points[:0])
+    return points.new_empty(offsets.shape[0] - 1), grad
+
+
+@torch.library.register_vmap("rpe_ops::pairwise_loss_forward")
+def _(info: Any, in_dims: Any, points: Tensor, order: Tensor, instance: Tensor, weight: Tensor, offsets: Tensor, *rest: Any) -> Any:
+    fold = Folded(info.batch_size)
+    points = fold.front(points, in_dims[0])
+    num_rows = points.shape[1]
+    loss, grad = pairwise_loss_forward(
+        points.flatten(0, 1).contiguous(),
+        fold.indices(order, in_dims[1], num_rows),
+        fold.indices(instance, in_dims[2], num_rows),
+        fold.rows(weight, in_dims[3]),
+        fold.offsets(offsets, in_dims[4], num_rows),
+        *rest,
+    )
+    return (fold.unfold(loss), fold.unfold(grad)), (0, 0)
+
+
+@torch.library.custom_op("rpe_ops::pairwise_loss_curvature", mutates_args=())
+def pairwise_loss_curvature(
+    points: Tensor,
+    order: Tensor,
+    instance: Tensor,
+    weight: Tensor,
+    offsets: Tensor,
+    margin: float,
+    direction: Tensor,
+) -> Tensor:
+    """(6): the second derivative of each image's loss applied to `direction [T, D]`, in blocked PyTorch."""
+    with torch.autocast(points.device.type, enabled=False):
+        product = torch.empty_like(points)
+        product[order] = slope_product(points[order], instance, weight, offsets, margin, direction[order])
+        return product
+
+
+@pairwise_loss_curvature.register_fake
+def _(
+    points: Tensor,
+    order: Tensor,
+    instance: Tensor,
+    weight: Tensor,
+    offsets: Tensor,
+    margin: float,
+    direction: Tensor,
+) -> Tensor:
+    return torch.empty_like(points)
+
+
+class PairwiseLoss(torch.autograd.Function):
+    """Loss `[B]` of packed unit rows; differentiable twice in `points`."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        points: Tensor,
+        order: Tensor,
+        instance: Tensor,
+        weight: Tensor,
+        offsets: Tensor,
+        margin: float,
+        with_gradient: bool,
+        backend: str,
+    ) -> tuple[Tensor, Tensor]:
+        return pairwise_loss_forward(points, order, instance, weight, offsets, margin, with_gradient, backend)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        points, order, instance, weight, offsets, margin, with_gradient, backend = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(points, order, instance, weight, offsets, output[1])
+        ctx.margin, ctx.with_gradient, ctx.backend = margin, with_gradient, backend
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
+        points, order, instance, weight, offsets, grad = ctx.saved_tensors
+        if not ctx.with_gradient:
+            grad = pairwise_loss_forward(points, order, instance, weight, offsets, ctx.margin, True, ctx.backend)[1]
+        grad_points = PairwiseLossGradient.apply(
+            grad_outputs[0], points, order, instance, weight, offsets, grad, ctx.margin
+        )
+        return grad_points, None, None, None, None, None, None, None
+
+
+class PairwiseLossGradient(torch.autograd.Function):
+    """The backward as a function of its own, so that it has a derivative: one scale per image of a gradient already known."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        grad_loss: Tensor,
+        points: Tensor,
+        order: Tensor,
+        instance: Tensor,
+        weight: Tensor,
+        offsets: Tensor,
+        grad: Tensor,
+        margin: float,
+    ) -> Tensor:
+        return grad * _per_row(grad_loss, offsets, grad.shape[0])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *tensors, ctx.margin = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
+        grad_loss, points, order, instance, weight, offsets, grad = ctx.saved_tensors
+        direction = grad_outputs[0]
+        image = image_of_rows(offsets, grad.shape[0])
+        grad_grad_loss = torch.zeros_like(grad_loss).index_add(0, image, (direction * grad).sum(1))
+        scaled = direction * _per_row(grad_loss, offsets, grad.shape[0])
+        grad_points = pairwise_loss_curvature(points, order, instance, weight, offsets, ctx.margin, scaled)
+        return grad_grad_loss, grad_points, None, None, None, None, None, None
+
+
+def _per_row(per_image: Tensor, offsets: Tensor, num_rows: int) -> Tensor:
+    """`[B]` values of the images as a column `[T, 1]` beside their rows."""
+    if per_image.shape[0] == 1:
+        return per_image[:, None]
+    return per_image[image_of_rows(offsets, num_rows)][:, None]

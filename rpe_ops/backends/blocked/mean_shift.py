@@ -1,0 +1,107 @@
+"""One mean-shift step in bands of rows; formulas (1) to (8) of `backends/reference/mean_shift.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from rpe_ops.backends.blocked import row_bands
+from rpe_ops.backends.images import image_slices
+from rpe_ops.backends.rows import move_rows, row_gradients
+
+
+def forward(
+    points: Tensor,
+    sources: Tensor | None,
+    log_weight: Tensor | None,
+    kappa: Tensor,
+    eta: Tensor,
+    point_offsets: Tensor,
+    source_offsets: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Z, M and L; arguments and results as in the reference."""
+    partners = points if sources is None else sources
+    mean = torch.empty_like(points)
+    log_density = points.new_empty(points.shape[0])
+    for rows, columns in _bands(points, point_offsets, source_offsets):
+        x, y = points[rows], partners[columns]
+        logit = _logit(x, y, kappa, log_weight, columns)
+        log_density[rows] = logit.logsumexp(1)
+        mean[rows] = torch.where(
+            log_density[rows, None] == -torch.inf, x, _probability(logit, log_density[rows]) @ y
+        )
+    return move_rows(points, mean, eta), mean, log_density
+
+
+def backward(
+    grad_moved: Tensor,
+    points: Tensor,
+    sources: Tensor | None,
+    log_weight: Tensor | None,
+    kappa: Tensor,
+    eta: Tensor,
+    point_offsets: Tensor,
+    source_offsets: Tensor,
+    mean: Tensor,
+    log_density: Tensor,
+    with_grad_weight: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of points, sources, log_weight, kappa and eta; arguments and results as in the reference."""
+    partners = points if sources is None else sources
+    g, h, e = row_gradients(grad_moved, points, mean, eta)
+    row_sum = torch.zeros_like(points)
+    column_sum = torch.zeros_like(partners)
+    grad_log_weight = points.new_zeros(partners.shape[0] if with_grad_weight else 0)
+    for rows, columns in _bands(points, point_offsets, source_offsets):
+        x, y = points[rows], partners[columns]
+        probability = _probability(_logit(x, y, kappa, log_weight, columns), log_density[rows])
+        slope = probability * torch.addmm(-e[rows, None], h[rows], y.T)
+        row_sum[rows] = slope @ y
+        column_sum[columns] += probability.T @ h[rows] + kappa * (slope.T @ x)
+        if with_grad_weight:
+            grad_log_weight[columns] += slope.sum(0)
+    staying = (log_density == -torch.inf)[:, None]
+    grad_points = torch.where(staying, g, (1.0 - eta) * g + kappa * row_sum)
+    if sources is None:
+        grad_points, column_sum = grad_points + column_sum, column_sum[:0]
+    return grad_points, column_sum, grad_log_weight, (points * row_sum).sum(), (g * (mean - points)).sum()
+
+
+def zero_mass_gradient(
+    points: Tensor,
+    sources: Tensor,
+    kappa: Tensor,
+    h: Tensor,
+    e: Tensor,
+    log_density: Tensor,
+    point_offsets: Tensor,
+    source_offsets: Tensor,
+) -> Tensor:
+    """dl/dm_j `[T]` at m_j = 0, where (8) divided by m_j is 0/0: sum_i exp(kappa (c_ij - 1) - L_i) (h_i . y_j - e_i)."""
+    grad_weight = sources.new_zeros(sources.shape[0])
+    for rows, columns in _bands(points, point_offsets, source_offsets):
+        x, y = points[rows], sources[columns]
+        density_ratio = _probability(_logit(x, y, kappa, None, columns), log_density[rows])
+        grad_weight[columns] += (density_ratio * (h[rows] @ y.T - e[rows, None])).sum(0)
+    return grad_weight
+
+
+def _bands(points: Tensor, point_offsets: Tensor, source_offsets: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Pairs (band of rows, all columns of its image), as slices of the packed tensors."""
+    for rows, columns in zip(image_slices(point_offsets), image_slices(source_offsets), strict=True):
+        for band in row_bands(points[rows], columns.stop - columns.start):
+            yield slice(rows.start + band.start, rows.start + band.stop), columns
+
+
+def _logit(x: Tensor, y: Tensor, kappa: Tensor, log_weight: Tensor | None, columns: slice) -> Tensor:
+    """A of (1)."""
+    logit = (x @ y.T).sub_(1.0).mul_(kappa)
+    return logit if log_weight is None else logit.add_(log_weight[columns])
+
+
+def _probability(logit: Tensor, log_density: Tensor) -> Tensor:
+    """P of (1) in place of A; rows without mass are all 0."""
+    shift = torch.where(log_density == -torch.inf, 0.0, log_density)
+    return logit.sub_(shift[:, None]).exp_()

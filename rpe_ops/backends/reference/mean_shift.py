@@ -1,0 +1,100 @@
+"""One step of von Mises-Fisher mean shift on the sphere, the specification.
+
+Kong and Fowlkes, CVPR 2018, section 4; kappa is the vMF concentration (1 / bandwidth^2). Moving points x_i, sources
+y_j with masses m_j = exp(b_j). When blurring, the sources are the points themselves.
+
+    (1)  A_ij = kappa (x_i . y_j - 1) + b_j          L_i = log sum_j exp(A_ij)          P_ij = exp(A_ij - L_i)
+    (2)  M_i = sum_j P_ij y_j          Y_i = eta M_i + (1 - eta) x_i          Z_i = Y_i / |Y_i|
+
+The -kappa in A cancels in P; it keeps L small, so that "log_density" L is stored relative to kappa. P is a softmax:
+one step with eta = 1 is attention with Q = K = V = X and scale kappa, then a row normalisation. A row whose image
+has no mass (L = -inf) stays where it is, M_i = x_i. A row with Y_i = 0 gives Z_i = 0 and gets no gradient.
+
+Backward, for G = dl/dZ, row by row:
+
+    (3)  g_i = dl/dY_i = ( G_i - (G_i . Z_i) Z_i ) / |Y_i|          h_i = dl/dM_i = eta g_i          e_i = h_i . M_i
+    (4)  S_ij = dl/dA_ij = P_ij ( h_i . y_j - e_i )                      (the softmax's own derivative)
+    (5)  R_i = sum_j S_ij y_j                dl/dx_i = (1 - eta) g_i + kappa R_i
+    (6)  C_j = dl/dy_j = sum_i ( P_ij h_i + kappa S_ij x_i )
+    (7)  dl/dkappa = sum_i x_i . R_i  (up to sum_ij S_ij = 0)     dl/deta = sum_i g_i . (M_i - x_i)
+    (8)  dl/db_j = sum_i S_ij
+
+When blurring, x and y are the same rows and the gradient is the sum of (5) and (6): each row of it is a sum over its
+partners j alone, because K is symmetric, so a kernel needs no atomics.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rpe_ops.backends.images import image_slices
+from rpe_ops.backends.rows import move_rows, row_gradients
+
+
+def forward(
+    points: Tensor,
+    sources: Tensor | None,
+    log_weight: Tensor | None,
+    kappa: Tensor,
+    eta: Tensor,
+    point_offsets: Tensor,
+    source_offsets: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Z `[M, D]`, M `[M, D]` and L `[M]` of (1) and (2).
+
+    Args:
+        points: `[M, D]` rows that move.
+        sources: `[T, D]` rows whose density they climb; None: the points themselves (blurring).
+        log_weight: `[T]` b_j, -inf for no mass; None: all 0.
+        kappa, eta: 0-d, in the points' dtype.
+        point_offsets, source_offsets: `[B+1]` rows of each image.
+    """
+    mean = torch.empty_like(points)
+    log_density = points.new_empty(points.shape[0])
+    for rows, columns in zip(image_slices(point_offsets), image_slices(source_offsets), strict=True):
+        x = points[rows]
+        y = x if sources is None else sources[columns]
+        logit = kappa * (x @ y.T - 1.0) + (0.0 if log_weight is None else log_weight[columns])
+        log_density[rows] = logit.logsumexp(1)
+        has_mass = log_density[rows, None] != -torch.inf
+        probability = torch.where(has_mass, torch.exp(logit - log_density[rows, None]), 0.0)
+        mean[rows] = torch.where(has_mass, probability @ y, x)
+    return move_rows(points, mean, eta), mean, log_density
+
+
+def backward(
+    grad_moved: Tensor,
+    points: Tensor,
+    sources: Tensor | None,
+    log_weight: Tensor | None,
+    kappa: Tensor,
+    eta: Tensor,
+    point_offsets: Tensor,
+    source_offsets: Tensor,
+    mean: Tensor,
+    log_density: Tensor,
+    with_grad_weight: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of (5) to (8): points `[M, D]`, sources `[T, D]` (empty when blurring), log_weight `[T]` (empty unless
+    `with_grad_weight`), kappa and eta (0-d). When blurring, (5) and (6) are added up in the first."""
+    g, h, e = row_gradients(grad_moved, points, mean, eta)
+    row_sum = torch.zeros_like(points)  # R
+    column_sum = torch.zeros_like(points if sources is None else sources)  # C
+    grad_log_weight = points.new_zeros(column_sum.shape[0] if with_grad_weight else 0)
+    for rows, columns in zip(image_slices(point_offsets), image_slices(source_offsets), strict=True):
+        x = points[rows]
+        y = x if sources is None else sources[columns]
+        logit = kappa * (x @ y.T - 1.0) + (0.0 if log_weight is None else log_weight[columns])
+        has_mass = log_density[rows, None] != -torch.inf
+        probability = torch.where(has_mass, torch.exp(logit - log_density[rows, None]), 0.0)
+        slope = probability * (h[rows] @ y.T - e[rows, None])  # S
+        row_sum[rows] = slope @ y
+        column_sum[columns] = probability.T @ h[rows] + kappa * (slope.T @ x)
+        if with_grad_weight:
+            grad_log_weight[columns] = slope.sum(0)
+    staying = (log_density == -torch.inf)[:, None]  # Y_i = x_i whatever eta is
+    grad_points = torch.where(staying, g, (1.0 - eta) * g + kappa * row_sum)
+    if sources is None:
+        grad_points, column_sum = grad_points + column_sum, column_sum[:0]
+    return grad_points, column_sum, grad_log_weight, (points * row_sum).sum(), (g * (mean - points)).sum()

@@ -1,0 +1,37 @@
+"""The row-wise part of a mean-shift step, O(N D), shared by the PyTorch backends.
+
+Formula numbers are those of `backends/reference/mean_shift.py`. It holds nothing pairwise.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def unit_rows(rows: Tensor) -> Tensor:
+    """Rows `[N, D]` divided by their lengths; a zero row stays zero and gets a zero gradient.
+
+    Differentiable any number of times. Rows are first scaled by their largest component, so that neither tiny nor
+    huge rows lose their direction; the scale is a constant to autograd because the result does not depend on it.
+    """
+    largest = rows.detach().abs().amax(-1, keepdim=True)
+    scaled = rows / torch.where(largest == 0, torch.ones_like(largest), largest)
+    length = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
+    return scaled / torch.where(length == 0, torch.ones_like(length), length)
+
+
+def move_rows(points: Tensor, mean: Tensor, eta: Tensor) -> Tensor:
+    """Z of (2) from x, M and eta."""
+    return unit_rows(eta * mean + (1.0 - eta) * points)
+
+
+def row_gradients(grad_moved: Tensor, points: Tensor, mean: Tensor, eta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """g `[M, D]`, h `[M, D]` and e `[M]` of (3)."""
+    blended = eta * mean + (1.0 - eta) * points
+    length = torch.linalg.vector_norm(blended, dim=-1, keepdim=True)
+    moved = unit_rows(blended)
+    inverse = torch.where(length == 0, torch.zeros_like(length), 1.0 / length)
+    g = (grad_moved - (grad_moved * moved).sum(-1, keepdim=True) * moved) * inverse
+    h = eta * g
+    return g, h, (h * mean).sum(-1)

@@ -1,0 +1,109 @@
+"""From `backend="auto"` to one backend, or an error that lists every backend's reason.
+
+It knows the environment's limits (devices, compilers, packages) and nothing of the user's arguments. Adding a backend is
+one line in `BACKENDS`. It never touches a tensor.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import warnings
+from types import ModuleType
+
+import torch
+
+# Public name -> package. A value of None is a name the contract reserves and this version does not have.
+BACKENDS: dict[str, str | None] = {
+    "reference": "rpe_ops.backends.reference",
+    "torch": "rpe_ops.backends.blocked",
+    "cpu": "rpe_ops.backends.native",
+    "triton": None,
+    "cuda": None,
+}
+
+# What "auto" tries, fastest first. Anything else than these devices is served by "torch".
+PREFERENCE: dict[str, tuple[str, ...]] = {"cpu": ("cpu", "torch"), "cuda": ("torch",)}
+
+
+def operator_module(backend: str, operator: str) -> ModuleType:
+    """The module `backends/<b>/<operator>.py` of a resolved backend."""
+    package = BACKENDS[backend]
+    if package is None:
+        raise RuntimeError(f"rpe_ops: backend {backend!r} does not exist in this version")
+    return importlib.import_module(f"{package}.{operator}")
+
+
+def unavailable_reason(backend: str, device_type: str) -> str | None:
+    """None where `backend` can serve tensors on `device_type`, else the reason in one sentence. Builds nothing."""
+    package = BACKENDS[backend]
+    if package is None:
+        return "not in this version of rpe_ops"
+    reason: str | None = importlib.import_module(package).unavailable_reason(device_type)
+    return reason
+
+
+def available_backends(device: torch.device | str | None = None) -> dict[str, str | None]:
+    """Which backends can run, and why the others cannot.
+
+    Args:
+        device: the device the tensors are on; default: the GPU if PyTorch sees one, else the CPU.
+
+    Returns:
+        `{name: None or the reason it cannot run}`, one entry for each backend. Nothing is built: a native backend that
+        was not built yet counts as available when its compiler is found.
+
+    Example:
+        >>> import rpe_ops
+        >>> rpe_ops.available_backends("cpu")["torch"] is None
+        True
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device_type = torch.device(device).type
+    return {name: unavailable_reason(name, device_type) for name in BACKENDS}
+
+
+@torch.compiler.assume_constant_result
+def resolve(function: str, backend: str, device_type: str) -> str:
+    """The name of the backend that serves this call.
+
+    Raises:
+        ValueError: no backend has this name.
+        RuntimeError: an explicitly chosen backend cannot run here; the message lists every backend's reason.
+    """
+    if backend == "auto":
+        for name in PREFERENCE.get(device_type, ("torch",)):
+            if unavailable_reason(name, device_type) is None and _prepare(name) is None:
+                return name
+        return "torch"
+    if backend not in BACKENDS:
+        names = ", ".join(repr(name) for name in ("auto", *BACKENDS))
+        raise ValueError(f"{function}: backend must be one of {names}, got {backend!r}")
+    reason = unavailable_reason(backend, device_type)
+    if reason is None:
+        importlib.import_module(str(BACKENDS[backend]))
+        return backend
+    others = "; ".join(f"{name}: {why or 'available'}" for name, why in available_backends(device_type).items())
+    raise RuntimeError(
+        f"{function}: backend {backend!r} cannot run on {device_type} tensors: {reason}. "
+        f'Use backend="auto", or one that is available ({others})'
+    )
+
+
+@functools.cache
+def _prepare(backend: str) -> str | None:
+    """Build or load what `backend` needs; a failure is warned about once and turns into a reason."""
+    prepare = getattr(importlib.import_module(str(BACKENDS[backend])), "prepare", None)
+    if prepare is None:
+        return None
+    try:
+        prepare()
+    except Exception as error:  # whatever a build or a foreign library raises, the next backend serves
+        warnings.warn(
+            f"rpe_ops: backend {backend!r} is not available, the slower PyTorch backend serves instead.\n{error}",
+            RuntimeWarning,
+            stacklevel=5,
+        )
+        return str(error)
+    return None

@@ -1,0 +1,65 @@
+"""Labels into what the pairwise loss needs: rows sorted by (image, instance), dense ids, weights, normalisers.
+
+Plain PyTorch with shapes that depend on shapes alone, so that it traces and captures. Ignored points get weight 0 and the
+last place in their image. Nothing pairwise here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rpe_ops.autograd.common import image_of_rows
+
+
+@dataclass(frozen=True)
+class SortedInstances:
+    """The labels of a packed batch, sorted.
+
+    `order [T]` lists the rows by (image, ignored last, label); `instance [T]` numbers the instances 0, 1, ... along that
+    order, a new number at every change of image or label; `taking_part [T]` is False for ignored points (same order).
+    """
+
+    order: Tensor
+    instance: Tensor
+    taking_part: Tensor
+
+
+def sort_instances(label: Tensor, offsets: Tensor, ignore_index: int | None) -> SortedInstances:
+    """Sort packed `label [T]` (any integer dtype and values) within the images of `offsets [B+1]`."""
+    # uint64 wraps into int64: another value, but still one value per instance
+    label = label.to(torch.int64)
+    image = image_of_rows(offsets, label.shape[0])
+    order = torch.argsort(label, stable=True)
+    if ignore_index is None:
+        ignored = torch.zeros_like(label, dtype=torch.bool)
+    else:
+        ignored = label == _wrapped(ignore_index)
+        order = order[torch.argsort(ignored[order].to(torch.uint8), stable=True)]
+    order = order[torch.argsort(image[order], stable=True)]
+    sorted_label, sorted_image = label[order], image[order]
+    changes = torch.zeros_like(sorted_label)
+    changes[1:] = (sorted_label[1:] != sorted_label[:-1]) | (sorted_image[1:] != sorted_image[:-1])
+    return SortedInstances(order, changes.cumsum(0), ~ignored[order])
+
+
+def instance_weights(instances: SortedInstances, dtype: torch.dtype) -> Tensor:
+    """w_i = 1 / (points of its instance in its image), `[T]` in sorted order, 0 where ignored."""
+    ones = torch.ones_like(instances.instance)
+    count = torch.zeros_like(ones).scatter_add(0, instances.instance, ones)
+    return instances.taking_part.to(dtype) / count[instances.instance].to(dtype)
+
+
+def image_sums(values: Tensor, offsets: Tensor) -> Tensor:
+    """Sum of `values [T]` (sorted order) over the points of each image, `[B]` float64 (float32 where there is none)."""
+    wide = torch.float32 if values.device.type == "mps" else torch.float64
+    # images are contiguous runs: differences of a running sum need no atomics
+    running = torch.cat([torch.zeros(1, dtype=wide, device=values.device), values.to(wide).cumsum(0)])
+    return running[offsets[1:]] - running[offsets[:-1]]
+
+
+def _wrapped(value: int) -> int:
+    """`value` as the int64 that a uint64 label of that value wraps to."""
+    return (value + 2**63) % 2**64 - 2**63

@@ -1,0 +1,174 @@
+"""Thin modules over the operators. `channel_dim` lets them take feature maps `[B, D, H, W]`; nothing else is added."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rpe_ops import functional
+
+
+class _OverRows(nn.Module):
+    """Feature maps to rows and back: shared by the modules of this file."""
+
+    channel_dim: int | None
+
+    def _rows(self, name: str, features: Tensor) -> Tensor:
+        """`[B, D, *spatial]` to `[B, N, D]` when `channel_dim` is set, else unchanged."""
+        if self.channel_dim is None:
+            return features
+        if not isinstance(features, Tensor) or features.ndim < 3:
+            got = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise ValueError(
+                f"{type(self).__name__}: {name} must be a feature map such as [B, D, H, W] with "
+                f"channel_dim={self.channel_dim}, got {got}; for rows [N, D] use channel_dim=None"
+            )
+        if not -features.ndim <= self.channel_dim < features.ndim or self.channel_dim % features.ndim == 0:
+            raise ValueError(
+                f"{type(self).__name__}: channel_dim must name a dimension of {name} {list(features.shape)} other than "
+                f"the batch, got {self.channel_dim}; use 1 for [B, D, H, W]"
+            )
+        return features.movedim(self.channel_dim, -1).flatten(1, -2)
+
+    def _points(self, values: Tensor | None, features: Tensor) -> Tensor | None:
+        """Per-pixel maps `[B, *spatial]` to `[B, N]` when `channel_dim` is set, else unchanged."""
+        if self.channel_dim is None or not isinstance(values, Tensor):
+            return values
+        spatial = list(features.movedim(self.channel_dim, -1).shape[:-1])
+        if list(values.shape) != spatial:
+            raise ValueError(
+                f"{type(self).__name__}: label and weight maps must be {spatial} beside a feature map "
+                f"{list(features.shape)}, got {list(values.shape)}; resize labels with mode='nearest', never interpolate"
+            )
+        return values.flatten(1)
+
+
+class PairwiseLoss(_OverRows):
+    """`rpe_ops.pairwise_loss` as a module.
+
+    Args:
+        margin, weight, normalizer, reduction, ignore_index, normalize, backend: as in the function; a weight tensor is
+            given to `forward` instead.
+        channel_dim: None: rows `[N, D]`, `[B, N, D]`, or packed. 1: feature maps `[B, D, H, W]` with label maps
+            `[B, H, W]` (any number of spatial dimensions).
+    """
+
+    def __init__(
+        self,
+        margin: float = 0.5,
+        *,
+        weight: str = "instance",
+        normalizer: str = "points",
+        reduction: str = "sum",
+        ignore_index: int | None = None,
+        normalize: bool = True,
+        channel_dim: int | None = None,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.channel_dim = channel_dim
+        self.options: dict[str, Any] = {
+            "margin": margin,
+            "weight": weight,
+            "normalizer": normalizer,
+            "reduction": reduction,
+            "ignore_index": ignore_index,
+            "normalize": normalize,
+            "backend": backend,
+        }
+
+    def forward(
+        self, embedding: Tensor, label: Tensor, weight: Tensor | None = None, offsets: Tensor | None = None
+    ) -> Tensor:
+        """The loss of `embedding` and `label`; `weight` replaces the module's, `offsets` packs images (rows only)."""
+        options = self.options if weight is None else {**self.options, "weight": self._points(weight, embedding)}
+        rows = self._rows("embedding", embedding)
+        labels = self._points(label, embedding)
+        return functional.pairwise_loss(rows, labels, offsets=offsets, **options)  # type: ignore[arg-type]
+
+    def extra_repr(self) -> str:
+        shown = {**self.options, "channel_dim": self.channel_dim}
+        return ", ".join(f"{name}={value!r}" for name, value in shown.items())
+
+
+class MeanShift(_OverRows):
+    """`rpe_ops.mean_shift` as a module.
+
+    Args:
+        kappa, bandwidth, eta: as in the function. An `nn.Parameter` is registered and learned.
+        num_steps, tol, normalize, return_trajectory, backend: as in the function.
+        channel_dim: None: rows. 1: feature maps `[B, D, H, W]`; the result has the same layout.
+    """
+
+    def __init__(
+        self,
+        kappa: float | Tensor | None = None,
+        *,
+        bandwidth: float | Tensor | None = None,
+        eta: float | Tensor = 1.0,
+        num_steps: int = 1,
+        tol: float = 0.0,
+        normalize: bool = True,
+        return_trajectory: bool = False,
+        channel_dim: int | None = None,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        functional.validate.concentration("MeanShift", kappa, bandwidth)
+        for name, value in (("kappa", kappa), ("bandwidth", bandwidth), ("eta", eta)):
+            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+                self.register_buffer(name, value)
+            else:
+                setattr(self, name, value)
+        self.channel_dim = channel_dim
+        self.return_trajectory = return_trajectory
+        self.options: dict[str, Any] = {
+            "num_steps": num_steps,
+            "tol": tol,
+            "normalize": normalize,
+            "backend": backend,
+        }
+
+    def forward(
+        self,
+        embedding: Tensor,
+        seeds: Tensor | None = None,
+        weight: Tensor | None = None,
+        offsets: Tensor | None = None,
+        seed_offsets: Tensor | None = None,
+    ) -> Tensor | list[Tensor]:
+        """Moved points in the layout of `embedding`, or moved `seeds` (always rows)."""
+        moved = functional.mean_shift(
+            self._rows("embedding", embedding),
+            kappa=self.kappa,  # type: ignore[arg-type]
+            bandwidth=self.bandwidth,  # type: ignore[arg-type]
+            eta=self.eta,  # type: ignore[arg-type]
+            seeds=seeds,
+            weight=self._points(weight, embedding),
+            offsets=offsets,
+            seed_offsets=seed_offsets,
+            return_trajectory=self.return_trajectory,
+            **self.options,
+        )
+        if self.channel_dim is None or seeds is not None:
+            return moved
+        if isinstance(moved, list):
+            return [self._features(step, embedding) for step in moved]
+        return self._features(moved, embedding)
+
+    def _features(self, rows: Tensor, like: Tensor) -> Tensor:
+        """`[B, N, D]` back to the layout of the feature map `like`."""
+        assert self.channel_dim is not None
+        return rows.reshape(like.movedim(self.channel_dim, -1).shape).movedim(-1, self.channel_dim)
+
+    def extra_repr(self) -> str:
+        kappa, bandwidth = self.kappa, self.bandwidth
+        if isinstance(kappa, (int, float)):
+            bandwidth = kappa**-0.5
+        elif isinstance(bandwidth, (int, float)):
+            kappa = bandwidth**-2
+        shown = {"kappa": kappa, "bandwidth": bandwidth, "eta": self.eta, **self.options, "channel_dim": self.channel_dim}
+        parts = [f"{k}={v.item() if isinstance(v, torch.Tensor) else v!r}" for k, v in shown.items()]
+        return ", ".join(parts)

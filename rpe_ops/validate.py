@@ -1,0 +1,239 @@
+"""The user's mistakes: every ValueError and TypeError of the operators.
+
+Each message names the function, the argument, what was expected, what came, and the remedy. Shapes, dtypes and devices are
+always checked; values of tensors (offsets, weights, kappa) only where they can be read at once: not under
+`torch.compile`, `torch.func.vmap` or CUDA graph capture.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_LAYOUT = "[N, D], [B, N, D] or [T, D] with offsets"
+
+
+def describe(value: Any) -> str:
+    """How a value is named in a message: `float32 [3, 64]` for a tensor, else its type and text."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def embedding_rows(
+    function: str, embedding: Any, offsets: Any, *, name: str = "embedding", offsets_name: str = "offsets"
+) -> None:
+    """`embedding` must be a floating tensor of rows, `offsets` must fit it."""
+    layout = _LAYOUT.replace("offsets", offsets_name)
+    expected = f"{function}: {name} must be a floating tensor {layout}, got"
+    module = "PairwiseLoss" if function == "pairwise_loss" else "MeanShift"
+    remedy = f"for feature maps use rpe_ops.nn.{module}(channel_dim=1)"
+    if not isinstance(embedding, Tensor):
+        raise TypeError(f"{expected} {describe(embedding)}; convert it with torch.as_tensor")
+    if embedding.dtype not in FLOATING:
+        hint = remedy if embedding.ndim > 3 else "use float16, bfloat16, float32 or float64"
+        raise TypeError(f"{expected} {describe(embedding)}; {hint}")
+    if embedding.layout is not torch.strided:
+        raise TypeError(f"{expected} a {embedding.layout} tensor; call .to_dense() first")
+    if embedding.ndim not in (2, 3):
+        raise ValueError(f"{expected} {describe(embedding)}; {remedy}")
+    if embedding.shape[-1] == 0:
+        raise ValueError(f"{expected} {describe(embedding)}; D, the last dimension, must be at least 1")
+    if offsets is None:
+        return
+    _check_offsets(function, offsets, offsets_name, embedding, name)
+
+
+def _check_offsets(function: str, offsets: Any, offsets_name: str, rows: Tensor, rows_name: str) -> None:
+    num_rows = rows.shape[0]
+    expected = f"{function}: {offsets_name} must be an integer tensor [B+1] that rises from 0 to {num_rows}, "
+    remedy = f"give the first row of each image and then the number of rows of {rows_name}"
+    if not isinstance(offsets, Tensor):
+        raise TypeError(f"{expected}got {describe(offsets)}; convert it with torch.as_tensor")
+    if offsets.is_floating_point() or offsets.is_complex() or offsets.dtype is torch.bool:
+        raise TypeError(f"{expected}got {describe(offsets)}; {remedy}")
+    if rows.ndim != 2:
+        raise ValueError(
+            f"{function}: {rows_name} must be [T, D] when {offsets_name} is given, got {describe(rows)}; "
+            f"drop {offsets_name}, or flatten the images into one [T, D] tensor"
+        )
+    if offsets.ndim != 1 or offsets.shape[0] < 1:
+        raise ValueError(f"{expected}got {describe(offsets)}; {remedy}")
+    if can_read(offsets):
+        values = offsets.tolist()
+        if values[0] != 0 or values[-1] != num_rows or any(a > b for a, b in zip(values, values[1:], strict=False)):
+            shown = values if len(values) <= 8 else [*values[:4], "...", *values[-3:]]
+            raise ValueError(f"{expected}got {shown}; {remedy}")
+
+
+def same_images(function: str, num_images: int, num_seed_images: int) -> None:
+    """Seeds and embedding must have the same number of images."""
+    if num_images != num_seed_images:
+        raise ValueError(
+            f"{function}: seeds must have one group for each image of embedding, got {num_seed_images} groups for "
+            f"{num_images} images; give [B, M, D] seeds or seed_offsets [B+1] for the same B"
+        )
+
+
+def labels(function: str, label: Any, embedding: Tensor) -> None:
+    """`label` must be an integer tensor with the embedding's leading shape, on its device."""
+    expected = f"{function}: label must be an integer tensor {list(embedding.shape[:-1])}, got"
+    if not isinstance(label, Tensor):
+        raise TypeError(f"{expected} {describe(label)}; convert it with torch.as_tensor")
+    if label.is_floating_point() or label.is_complex():
+        raise TypeError(f"{expected} {describe(label)}; instance ids are integers, call .long()")
+    if label.shape != embedding.shape[:-1]:
+        raise ValueError(f"{expected} {describe(label)}; it needs one id for each row of embedding")
+    same_device(function, "label", label, embedding)
+
+
+def weights(function: str, weight: Any, like: Tensor, *, may_require_grad: bool) -> None:
+    """`weight` must be a finite non-negative floating tensor with the shape of `like` without D."""
+    shape = list(like.shape[:-1])
+    expected = f"{function}: weight must be a non-negative floating tensor {shape}, got"
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"{expected} {describe(weight)}; convert it with torch.as_tensor")
+    if weight.dtype not in FLOATING:
+        raise TypeError(f"{expected} {describe(weight)}; call .float()")
+    if list(weight.shape) != shape:
+        raise ValueError(f"{expected} {describe(weight)}; it needs one value for each row")
+    if weight.requires_grad and not may_require_grad:
+        raise ValueError(f"{function}: weight must not require grad (the loss is not differentiated in it), call .detach()")
+    same_device(function, "weight", weight, like)
+    if can_read(weight) and weight.numel():
+        lowest, highest = (float(bound) for bound in torch.aminmax(weight.detach()))
+        if not (lowest >= 0 and math.isfinite(highest)):
+            raise ValueError(f"{expected} values from {lowest:g} to {highest:g}; weights are finite and at least 0")
+
+
+def seeds(function: str, seeds: Any, embedding: Tensor, seed_offsets: Any) -> None:
+    """`seeds` must be rows of the embedding's dtype, width and device."""
+    if seeds is None:
+        if seed_offsets is not None:
+            raise ValueError(f"{function}: seed_offsets was given without seeds; give seeds as well or drop it")
+        return
+    embedding_rows(function, seeds, seed_offsets, name="seeds", offsets_name="seed_offsets")
+    if seeds.dtype != embedding.dtype:
+        raise TypeError(
+            f"{function}: seeds must have the dtype of embedding, {embedding.dtype}, got {seeds.dtype}; "
+            "call seeds.to(embedding.dtype)"
+        )
+    if seeds.shape[-1] != embedding.shape[-1]:
+        raise ValueError(
+            f"{function}: seeds must have {embedding.shape[-1]} columns as embedding has, got {describe(seeds)}; "
+            "seeds and embedding live on the same sphere"
+        )
+    same_device(function, "seeds", seeds, embedding)
+
+
+def same_device(function: str, name: str, tensor: Tensor, embedding: Tensor) -> None:
+    """`tensor` must be on the embedding's device."""
+    if tensor.device != embedding.device:
+        raise ValueError(
+            f"{function}: {name} must be on the device of embedding, {embedding.device}, got {tensor.device}; "
+            f"call {name}.to(embedding.device)"
+        )
+
+
+def unit_interval(function: str, name: str, value: Any) -> float:
+    """A number in [0, 1], on the similarity scale."""
+    number = _number(function, name, value, "a number in [0, 1]")
+    if not 0.0 <= number <= 1.0:
+        raise ValueError(
+            f"{function}: {name} must be in [0, 1], got {number:g}; it lies on the similarity s = (1 + cosine) / 2, "
+            "where 0.5 is a right angle"
+        )
+    return number
+
+
+def choice(function: str, name: str, value: Any, allowed: Collection[str], extra: str = "") -> None:
+    """One of a few strings."""
+    if not isinstance(value, str) or value not in allowed:
+        names = ", ".join(repr(option) for option in allowed)
+        raise ValueError(f"{function}: {name} must be one of {names}{extra}, got {describe(value)}; choose one of these")
+
+
+def optional_integer(function: str, name: str, value: Any) -> None:
+    """None or an integer."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise TypeError(f"{function}: {name} must be an integer or None, got {describe(value)}; give one label value")
+
+
+def step_count(function: str, value: Any) -> int:
+    """A whole number of steps, 0 or more."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{function}: num_steps must be an integer, got {describe(value)}; give 0 or more steps")
+    if value < 0:
+        raise ValueError(f"{function}: num_steps must be at least 0, got {value}; 0 only normalises")
+    return value
+
+
+def tolerance(function: str, value: Any) -> float:
+    """A share of kernel mass in [0, 1)."""
+    number = _number(function, "tol", value, "a number in [0, 1)")
+    if not 0.0 <= number < 1.0:
+        raise ValueError(f"{function}: tol must be in [0, 1), got {number:g}; 0 is exact")
+    return number
+
+
+def concentration(function: str, kappa: Any, bandwidth: Any) -> None:
+    """Exactly one of kappa and bandwidth, positive."""
+    if (kappa is None) == (bandwidth is None):
+        state = "neither" if kappa is None else "both"
+        raise ValueError(
+            f"{function}: exactly one of kappa and bandwidth must be given, got {state}; "
+            "kappa = 1 / bandwidth^2, rpe_ops.kappa_from_margin(margin) suggests one"
+        )
+    name, value = ("kappa", kappa) if bandwidth is None else ("bandwidth", bandwidth)
+    scalar(function, name, value, lowest=0.0, exclusive=True)
+    if name == "bandwidth" and not isinstance(value, Tensor) and not math.isfinite(_square_inverse(float(value))):
+        raise ValueError(f"{function}: bandwidth must not be so small that kappa = 1 / bandwidth^2 overflows, got {value!r}; use a larger one")
+
+
+def scalar(function: str, name: str, value: Any, *, lowest: float, exclusive: bool = False) -> None:
+    """A float or a 0-d floating tensor, finite and at least (or above) `lowest`."""
+    bound = f"{'above' if exclusive else 'at least'} {lowest:g}"
+    if isinstance(value, Tensor):
+        if value.ndim != 0 or value.dtype not in FLOATING:
+            raise (ValueError if value.dtype in FLOATING else TypeError)(
+                f"{function}: {name} must be a float or a 0-d floating tensor {bound}, got {describe(value)}; "
+                "one value serves all points"
+            )
+        if not (value.device.type == "cpu" and can_read(value)):
+            return
+        number = float(value.detach())
+    else:
+        number = _number(function, name, value, f"a float or a 0-d tensor {bound}")
+    if not math.isfinite(number) or number < lowest or (exclusive and number == lowest):
+        raise ValueError(f"{function}: {name} must be finite and {bound}, got {number:g}; choose a value in that range")
+
+
+def can_read(tensor: Tensor) -> bool:
+    """Whether the values of `tensor` can be looked at now without breaking a trace or a capture."""
+    if torch.compiler.is_compiling() or tensor.is_meta:
+        return False
+    if isinstance(tensor, torch._subclasses.FakeTensor):
+        return False
+    level = tensor
+    while torch._C._functorch.is_functorch_wrapped_tensor(level):
+        if torch._C._functorch.is_batchedtensor(level):
+            return False
+        level = torch._C._functorch.get_unwrapped(level)
+    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def _number(function: str, name: str, value: Any, expected: str) -> float:
+    if isinstance(value, (bool, str, Tensor)) or not hasattr(value, "__float__"):
+        raise TypeError(f"{function}: {name} must be {expected}, got {describe(value)}; give a Python number")
+    return float(value)
+
+
+def _square_inverse(bandwidth: float) -> float:
+    square = bandwidth * bandwidth
+    return 1.0 / square if square > 0 else math.inf
