@@ -1,0 +1,50 @@
+"""The registry of backbones: a name and options in, a module that maps images to one feature map out.
+
+A backbone is any `nn.Module` with two integer attributes, `out_channels` and `output_stride`, whose forward
+maps `[B, 3, H, W]` to `[B, out_channels, ceil(H / output_stride), ceil(W / output_stride)]`. Heads, losses
+and data are not its business.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from .resnet_fpn import ResNetFPN
+from .unet import UNet
+
+_REGISTRY: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "resnet_fpn": ResNetFPN}
+
+
+def names() -> list[str]:
+    """The names `build_backbone` knows, sorted."""
+    return sorted(_REGISTRY)
+
+
+def register_backbone(name: str, builder: Callable[..., nn.Module]) -> None:
+    """Make `builder(**options)` available to configs as `model.backbone = name`."""
+    if name in _REGISTRY:
+        raise ValueError(f"register_backbone: name {name!r} is taken; choose another one")
+    _REGISTRY[name] = builder
+
+
+def build_backbone(name: str, **options: Any) -> nn.Module:
+    """Build a registered backbone.
+
+    Raises:
+        ValueError: if the name is unknown (the nearest one is named) or the options do not fit.
+    """
+    if name not in _REGISTRY:
+        near = difflib.get_close_matches(name, _REGISTRY, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"model.backbone: {name!r} is not one of {names()}{hint}")
+    try:
+        return _REGISTRY[name](**options)
+    except TypeError as error:
+        raise ValueError(f"model: backbone {name!r} does not accept these options: {error}") from error
+
+
+__all__ = ["ResNetFPN", "UNet", "build_backbone", "names", "register_backbone"]

@@ -1,0 +1,77 @@
+"""Recurrent grouping: T steps of mean shift on the unit sphere over packed points. The steps themselves are
+`rpe_ops.mean_shift`.
+
+It moves points; turning converged points into label maps is `decode.py`, the loss on every step is
+`objective.py`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+import rpe_ops
+
+
+class RecurrentGrouping(nn.Module):
+    """Gaussian blurring mean shift, `num_steps` times.
+
+    Args:
+        num_steps: T; 0 leaves the embedding as it is.
+        kappa: concentration of the kernel; None takes `rpe_ops.kappa_from_margin(margin)`.
+        margin: margin of the loss, used for the default of kappa alone.
+        eta: step size, 1 moves every point to its kernel mean.
+        learn_kappa: make log(kappa) a parameter.
+        backend: `rpe_ops` backend.
+    """
+
+    log_kappa: Tensor
+
+    def __init__(
+        self,
+        num_steps: int = 5,
+        kappa: float | None = None,
+        margin: float = 0.5,
+        eta: float = 1.0,
+        learn_kappa: bool = False,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        if num_steps < 0:
+            raise ValueError(f"grouping.num_steps must be 0 or more, got {num_steps}")
+        start = float(rpe_ops.kappa_from_margin(margin)) if kappa is None else float(kappa)
+        if not start > 0:
+            raise ValueError(f"grouping.kappa must be above 0, got {start}")
+        self.num_steps, self.eta, self.backend = num_steps, eta, backend
+        log_kappa = torch.tensor(math.log(start))
+        if learn_kappa:
+            self.log_kappa = nn.Parameter(log_kappa)
+        else:
+            self.register_buffer("log_kappa", log_kappa)
+
+    @property
+    def kappa(self) -> Tensor:
+        """0-d tensor."""
+        return self.log_kappa.exp()
+
+    def forward(self, points: Tensor, offsets: Tensor, num_steps: int | None = None) -> list[Tensor]:
+        """Move packed points `[T, D]` with window `offsets` `[W + 1]`.
+
+        Returns:
+            `num_steps + 1` tensors `[T, D]`: the input, then the points after each step.
+        """
+        steps = self.num_steps if num_steps is None else num_steps
+        if steps == 0 or points.shape[0] == 0:
+            return [points] * (steps + 1)
+        moved = rpe_ops.mean_shift(
+            points,
+            kappa=self.kappa,
+            eta=self.eta,
+            num_steps=steps,
+            offsets=offsets,
+            return_trajectory=True,
+            backend=self.backend,
+        )
+        return [points, *moved]

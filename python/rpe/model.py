@@ -1,0 +1,75 @@
+"""RPE, the network: a backbone, an embedding head on the unit sphere and a small foreground head.
+
+An ordinary `nn.Module`: images in, feature maps out. Grouping (`grouping.py`), losses (`objective.py`) and
+label maps (`decode.py`) stand beside it and are not called from `forward`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Output(NamedTuple):
+    """What one forward pass returns, at the backbone's stride: h = ceil(H / stride), w = ceil(W / stride)."""
+
+    embedding: Tensor
+    """`[B, D, h, w]` float32, unit length along D."""
+    foreground: Tensor | None
+    """`[B, 1, h, w]` float32 logits, None for a model without a foreground head."""
+
+
+class RPE(nn.Module):
+    """Pixel embeddings on the unit sphere from any backbone.
+
+    Args:
+        backbone: a module that maps `[B, 3, H, W]` to `[B, C, h, w]`. Its attributes `out_channels` and
+            `output_stride` are read; where it lacks them a small image is passed through it once and they are
+            measured.
+        dim: embedding dimension D.
+        foreground: add a head that says which pixels belong to an object at all.
+    """
+
+    def __init__(self, backbone: nn.Module, dim: int = 16, foreground: bool = True) -> None:
+        super().__init__()
+        if dim < 2:
+            raise ValueError(f"RPE: dim must be at least 2, got {dim}")
+        self.backbone = backbone
+        self.dim = dim
+        channels, self.output_stride = _describe(backbone)
+        self.embedding_head = nn.Conv2d(channels, dim, kernel_size=1)
+        self.foreground_head = nn.Conv2d(channels, 1, kernel_size=1) if foreground else None
+
+    def forward(self, image: Tensor) -> Output:
+        """`[B, 3, H, W]` floats in 0..1 to an `Output` at the backbone's stride."""
+        if image.dim() != 4 or image.shape[1] != 3 or not image.is_floating_point():
+            raise ValueError(
+                f"RPE: image must be a floating tensor [B, 3, H, W], got {image.dtype} {list(image.shape)}; "
+                "add the batch dimension with image[None], and divide 8-bit images by 255"
+            )
+        feature = self.backbone(image)
+        embedding = F.normalize(self.embedding_head(feature).float(), dim=1)
+        foreground = None if self.foreground_head is None else self.foreground_head(feature).float()
+        return Output(embedding, foreground)
+
+
+def _describe(backbone: nn.Module) -> tuple[int, int]:
+    """The backbone's channels and stride, from its attributes or from one small image."""
+    channels = getattr(backbone, "out_channels", None)
+    stride = getattr(backbone, "output_stride", None)
+    if isinstance(channels, int) and isinstance(stride, int):
+        return channels, stride
+    was_training = backbone.training
+    side = 64
+    with torch.no_grad():
+        feature = backbone.eval()(torch.zeros(1, 3, side, side))
+    backbone.train(was_training)
+    if not isinstance(feature, Tensor) or feature.dim() != 4:
+        raise ValueError(
+            "RPE: backbone must return one feature map [B, C, h, w]; "
+            f"got {type(feature).__name__}; wrap it in a module that returns the map alone"
+        )
+    return feature.shape[1], max(1, round(side / feature.shape[-1]))
