@@ -1,0 +1,104 @@
+"""`pytest benchmarks --benchmark` runs this folder; without the option everything in it is skipped.
+
+Sizes, dimensions and dtypes follow the device: the GPU where there is one, else the CPU's small sizes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import report
+import torch
+from inputs import DIMS, DTYPES, SIZES
+
+from harness import Row, measure
+
+ROWS = pytest.StashKey[list[Row]]()
+FACTS = pytest.StashKey[dict]()
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("rpe_ops benchmarks")
+    group.addoption("--benchmark", action="store_true", help="run the benchmarks instead of skipping them")
+    group.addoption("--bench-device", choices=("auto", "cpu", "cuda"), default="auto")
+    group.addoption(
+        "--bench-points", type=int, nargs="+", help="numbers of points, instead of the device's own"
+    )
+    group.addoption("--bench-dims", type=int, nargs="+", help="dimensions, instead of the device's own")
+    group.addoption(
+        "--bench-output", type=Path, help="folder for the JSON and CSV files; default: none is written"
+    )
+    group.addoption("--bench-name", default="benchmark", help="name of the files, without extension")
+
+
+def bench_device(config) -> torch.device:
+    chosen = config.getoption("--bench-device", "auto")
+    if chosen == "auto":
+        chosen = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(chosen)
+
+
+def pytest_configure(config):
+    config.stash[ROWS] = []
+    if config.getoption("--benchmark", False):
+        config.stash[FACTS] = report.environment(bench_device(config))
+
+
+def pytest_report_header(config):
+    if not config.getoption("--benchmark", False):
+        return None
+    device = bench_device(config)
+    if device.type == "cuda":
+        return f"benchmarks on {torch.cuda.get_device_name(device)}"
+    return f"no GPU in use: the CPU sizes run on {torch.get_num_threads()} threads"
+
+
+def pytest_generate_tests(metafunc):
+    if "case_shape" not in metafunc.fixturenames:
+        return
+    config = metafunc.config
+    device = bench_device(config)
+    sizes = config.getoption("--bench-points", None) or SIZES[device.type]
+    dims = config.getoption("--bench-dims", None) or DIMS[device.type]
+    shapes = [(n, dim, dtype, device) for dtype in DTYPES[device.type] for n in sizes for dim in dims]
+    names = [f"{n}-{dim}-{str(dtype).removeprefix('torch.')}" for n, dim, dtype, _ in shapes]
+    metafunc.parametrize("case_shape", shapes, ids=names)
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--benchmark", False):
+        folder = Path(__file__).parent
+        for item in items:
+            if folder in item.path.parents:
+                item.add_marker(pytest.mark.skip(reason="a benchmark: run `pytest benchmarks --benchmark`"))
+
+
+@pytest.fixture
+def bench(request):
+    """`bench(case, providers, expected)`: measures, keeps the rows, fails where a provider is wrong."""
+
+    def run(case, providers, expected):
+        rows = measure(case, providers, expected)
+        request.config.stash[ROWS] += rows
+        wrong = [f"{row.provider}: {row.reason}" for row in rows if row.status == "wrong"]
+        assert not wrong, "\n".join(wrong)
+
+    return run
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    rows = config.stash[ROWS]
+    if not rows:
+        return
+    facts = config.stash[FACTS]
+    where = facts.get("gpu") or f"{facts['cpu']}, {facts['threads']} threads"
+    terminalreporter.ensure_newline()
+    report.print_table(rows, f"{where}, torch {facts['torch']}, commit {facts['commit']}")
+    for line in report.absences(rows):
+        terminalreporter.write_line(line)
+    folder = config.getoption("--bench-output")
+    if folder is not None:
+        terminalreporter.write_line(
+            f"rows: {report.write(folder, config.getoption('--bench-name'), facts, rows)}"
+        )

@@ -1,0 +1,162 @@
+"""Times several providers of one operation side by side, and refuses to report one that is wrong.
+
+The tests in this folder make a `Case` and its providers; `measure` checks each provider against float64, then times
+them in turns (one call of each per round, so that a busy machine slows all of them alike) and returns one `Row` per
+provider. Out of memory, absent and wrong are values with reasons, never silence. `report.py` writes the rows.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from memory import PeakMemory, available_bytes
+from torch import Tensor
+
+# Largest relative error against float64, |out - expected| / |expected|, of a result and of its gradient.
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+# Rounds stop at this number, or, for a slow provider, once it has used this many seconds.
+MAX_ROUNDS = 15
+BUDGET_SECONDS = 4.0
+# A first call slower than this is not repeated for its peak memory: what a first call allocates once is small then.
+SLOW_SECONDS = 2.0
+
+Result = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measured situation: what is computed, on how many points of how many dimensions, where and in what dtype."""
+
+    operation: str
+    mode: str  # "forward" or "forward+backward"
+    num_points: int
+    dim: int
+    dtype: torch.dtype
+    device: torch.device
+
+    def name(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{self.operation} {self.mode} N={self.num_points} D={self.dim} {dtype} {self.device.type}"
+
+
+@dataclass(frozen=True)
+class Provider:
+    """`run` computes the case once and returns what is to be checked; `square_tensors` counts the N x N tensors it
+    holds at the same time, so that it is skipped rather than killed where they do not fit; `absent` is the reason why
+    it cannot run here at all."""
+
+    name: str
+    run: Callable[[], Result] | None
+    square_tensors: int = 0
+    absent: str | None = None
+
+
+@dataclass
+class Row:
+    """One line of the result files. Times are milliseconds, memory is MiB above the inputs."""
+
+    operation: str
+    mode: str
+    num_points: int
+    dim: int
+    dtype: str
+    device: str
+    provider: str
+    status: str = "ok"  # "ok", "absent", "out of memory" or "wrong"
+    reason: str = ""
+    error: float | None = None
+    rounds: int = 0
+    median_ms: float | None = None
+    p20_ms: float | None = None
+    p80_ms: float | None = None
+    peak_mib: float | None = None
+
+
+def measure(case: Case, providers: Sequence[Provider], expected: Result) -> list[Row]:
+    """One row per provider, in the order given. `expected` holds the float64 results the providers must reproduce."""
+    rows = [_checked_row(case, provider, expected) for provider in providers]
+    timings: dict[str, list[float]] = {row.provider: [] for row in rows if row.status == "ok"}
+    runs = {provider.name: provider.run for provider in providers if provider.name in timings}
+    for _ in range(MAX_ROUNDS):
+        for name, seconds in timings.items():
+            if sum(seconds) < BUDGET_SECONDS:
+                seconds.append(_seconds(runs[name], case.device))
+    for row in rows:
+        seconds = timings.get(row.provider)
+        if seconds:
+            row.rounds = len(seconds)
+            row.median_ms = 1e3 * statistics.median(seconds)
+            row.p20_ms, row.p80_ms = (1e3 * _quantile(seconds, share) for share in (0.2, 0.8))
+    return rows
+
+
+def _checked_row(case: Case, provider: Provider, expected: Result) -> Row:
+    """Runs a provider once, which also warms it up, and compares it with `expected`."""
+    dtype = str(case.dtype).removeprefix("torch.")
+    row = Row(
+        case.operation, case.mode, case.num_points, case.dim, dtype, case.device.type, provider=provider.name
+    )
+    if provider.absent is not None or provider.run is None:
+        row.status, row.reason = "absent", provider.absent or "not implemented"
+        return row
+    needed = provider.square_tensors * case.num_points**2 * case.dtype.itemsize
+    available = available_bytes(case.device)
+    if needed > available:
+        row.status = "out of memory"
+        row.reason = (
+            f"{provider.square_tensors} N x N tensors need {needed >> 20} MiB of {available >> 20} MiB"
+        )
+        return row
+    try:
+        result, peak, seconds = _observed(provider.run, case.device)
+        if seconds < SLOW_SECONDS:
+            result, peak, _ = _observed(provider.run, case.device)
+    except torch.OutOfMemoryError as error:
+        row.status, row.reason = "out of memory", str(error).splitlines()[0]
+        return row
+    row.peak_mib = peak
+    row.error = max(relative_error(one, other) for one, other in zip(result, expected, strict=True))
+    if not row.error <= TOLERANCE[case.dtype]:
+        row.status = "wrong"
+        row.reason = f"relative error {row.error:.1e} against float64, allowed {TOLERANCE[case.dtype]:.0e}"
+    return row
+
+
+def _observed(run: Callable[[], Result], device: torch.device) -> tuple[Result, float | None, float]:
+    """One call's result, peak memory in MiB and wall-clock seconds."""
+    with PeakMemory(device) as peak:
+        start = time.perf_counter()
+        result = run()
+    return result, peak.mib, time.perf_counter() - start
+
+
+def relative_error(result: Tensor, expected: Tensor) -> float:
+    difference = (result.detach().double() - expected).norm()
+    return float(difference / expected.norm().clamp_min(torch.finfo(torch.float64).tiny))
+
+
+def _seconds(run: Callable[[], Result], device: torch.device) -> float:
+    gc.collect()
+    if device.type != "cuda":
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    run()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3
+
+
+def _quantile(values: Sequence[float], share: float) -> float:
+    ordered = sorted(values)
+    position = share * (len(ordered) - 1)
+    low = int(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (position - low) * (ordered[high] - ordered[low])

@@ -1,0 +1,85 @@
+"""Fills the README's speed tables from the result files, so that no figure stands there that was not measured.
+
+    python benchmarks/render.py            rewrite README.md between its markers
+    python benchmarks/render.py --check    exit 1 where README.md differs from the files (CI)
+
+One table per file of benchmarks/results, newest first; a file with no row that ran gives no table. Needs only the
+standard library.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent
+README = FOLDER.parent / "README.md"
+BEGIN, END = "<!-- benchmarks: begin (written by benchmarks/render.py) -->", "<!-- benchmarks: end -->"
+NOTHING = "Nothing has been measured on a released commit yet; `pytest benchmarks --benchmark` measures your machine."
+
+
+def milliseconds(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def cell(row: dict | None) -> str:
+    if row is None or row["status"] == "absent":
+        return ""
+    if row["status"] != "ok":
+        return row["status"]
+    memory = "" if row["peak_mib"] is None else f" ({row['peak_mib']:,.0f})"
+    return f"{milliseconds(row['median_ms'])}{memory}"
+
+
+def table(result: dict) -> str:
+    environment, rows = result["environment"], result["rows"]
+    where = environment.get("gpu") or f"{environment['cpu']}, {environment['threads']} threads"
+    versions = ", ".join(
+        f"{name} {environment[name]}" for name in ("torch", "triton") if environment.get(name)
+    )
+    providers = list(dict.fromkeys(row["provider"] for row in rows if row["status"] != "absent"))
+    cases: dict[tuple, dict[str, dict]] = {}
+    for row in rows:
+        case = (row["operation"], row["mode"], row["num_points"], row["dim"], row["dtype"])
+        cases.setdefault(case, {})[row["provider"]] = row
+    lines = [
+        f"{where}; {versions}; commit `{environment['commit']}`, {environment['date']}. Median milliseconds, in "
+        "brackets the peak memory above the inputs in MiB.",
+        "",
+        "| operation | mode | N | D | dtype | " + " | ".join(providers) + " |",
+        "|---|---|--:|--:|---|" + "--:|" * len(providers),
+    ]
+    for (operation, mode, num_points, dim, dtype), by_provider in cases.items():
+        cells = " | ".join(cell(by_provider.get(provider)) for provider in providers)
+        lines.append(f"| `{operation}` | {mode} | {num_points:,} | {dim} | {dtype} | {cells} |")
+    return "\n".join(lines)
+
+
+def section() -> str:
+    results = [
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted((FOLDER / "results").glob("*.json"))
+    ]
+    measured = [result for result in results if any(row["status"] == "ok" for row in result["rows"])]
+    measured.sort(key=lambda result: result["environment"]["date"], reverse=True)
+    return "\n\n".join(table(result) for result in measured) or NOTHING
+
+
+def main() -> int:
+    text = README.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        print(f"README.md lacks the markers {BEGIN} and {END}")
+        return 1
+    rendered = f"{before}{BEGIN}\n\n{section()}\n\n{END}{after}"
+    if "--check" in sys.argv[1:]:
+        if rendered != text:
+            print("README.md does not show benchmarks/results: run `python benchmarks/render.py`")
+        return int(rendered != text)
+    README.write_text(rendered, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""One blurring step, kappa = 10: naive PyTorch, attention (the strongest peer, Q = K = V = X) and rpe_ops."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from inputs import (
+    embedding_and_label,
+    exact_backend,
+    operator_providers,
+    with_gradient,
+    without_gradient,
+)
+from torch import Tensor
+from torch.nn import functional as F
+
+import rpe_ops
+from harness import Case, Provider, Result
+
+KAPPA = 10.0
+
+
+def naive(embedding: Tensor) -> Tensor:
+    x = F.normalize(embedding, dim=1)
+    kernel = torch.exp(KAPPA * (x @ x.T - 1.0))
+    return F.normalize(kernel @ x / kernel.sum(1, keepdim=True), dim=1)
+
+
+def attention(embedding: Tensor) -> Tensor:
+    x = F.normalize(embedding, dim=1)[None, None]
+    return F.normalize(F.scaled_dot_product_attention(x, x, x, scale=KAPPA)[0, 0], dim=1)
+
+
+@pytest.mark.parametrize("mode", ["forward", "forward+backward"])
+def test_mean_shift(mode, case_shape, bench):
+    case = Case("mean_shift", mode, *case_shape)
+    embedding, _ = embedding_and_label(case)
+    generator = torch.Generator().manual_seed(1)
+    upstream = torch.randn(embedding.shape, generator=generator).to(embedding)
+
+    def run(compute, points: Tensor = embedding) -> Result:
+        if mode == "forward":
+            return without_gradient(compute, points)
+        return with_gradient(compute, points, upstream.to(points.dtype))
+
+    def step(backend: str):
+        return lambda points: rpe_ops.mean_shift(points, kappa=KAPPA, backend=backend)
+
+    # Besides the kernel, autograd keeps its exponent, and the backward makes a gradient of each.
+    square_tensors = 2 if mode == "forward" else 4
+    providers = [
+        Provider("naive PyTorch", lambda: run(naive), square_tensors),
+        Provider("PyTorch SDPA", lambda: run(attention)),
+        *operator_providers(case, lambda backend: run(step(backend))),
+    ]
+    expected = run(step(exact_backend(case)), embedding.double())
+    bench(case, providers, expected)
