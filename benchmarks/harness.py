@@ -82,10 +82,15 @@ def measure(case: Case, providers: Sequence[Provider], expected: Result) -> list
     rows = [_checked_row(case, provider, expected) for provider in providers]
     timings: dict[str, list[float]] = {row.provider: [] for row in rows if row.status == "ok"}
     runs = {provider.name: provider.run for provider in providers if provider.name in timings}
-    for _ in range(MAX_ROUNDS):
-        for name, seconds in timings.items():
-            if sum(seconds) < BUDGET_SECONDS:
-                seconds.append(_seconds(runs[name], case.device))
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(MAX_ROUNDS):
+            for name, seconds in timings.items():
+                if sum(seconds) < BUDGET_SECONDS:
+                    seconds.append(_seconds(runs[name], case.device))
+    finally:
+        gc.enable()
     for row in rows:
         seconds = timings.get(row.provider)
         if seconds:
@@ -141,7 +146,6 @@ def relative_error(result: Tensor, expected: Tensor) -> float:
 
 
 def _seconds(run: Callable[[], Result], device: torch.device) -> float:
-    gc.collect()
     if device.type != "cuda":
         start = time.perf_counter()
         run()

@@ -43,9 +43,9 @@ def table(result: dict) -> str:
     for row in rows:
         case = (row["operation"], row["mode"], row["num_points"], row["dim"], row["dtype"])
         cases.setdefault(case, {})[row["provider"]] = row
+    caption = f"{where}; {versions}; commit `{environment['commit']}`, {environment['date']}."
     lines = [
-        f"{where}; {versions}; commit `{environment['commit']}`, {environment['date']}. Median milliseconds, in "
-        "brackets the peak memory above the inputs in MiB.",
+        f"{caption} Median milliseconds, in brackets the peak memory above the inputs in MiB.",
         "",
         "| operation | mode | N | D | dtype | " + " | ".join(providers) + " |",
         "|---|---|--:|--:|---|" + "--:|" * len(providers),

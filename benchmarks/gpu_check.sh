@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# One command for a bare GPU machine: builds, tests and times what has a GPU path, and leaves logs and JSON behind.
+#
+#   benchmarks/gpu_check.sh [FOLDER]        default FOLDER: gpu_check_results
+#
+# Needs Python with torch, pytest and numpy, nothing else: no network, no installation (the checkout is on PYTHONPATH).
+# Every step has its own time limit, so that the whole ends within nine minutes and a step that hangs does not hide
+# the others; the exit status is 1 when any failed. FOLDER then holds at most eight files.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+OUT=${1:-gpu_check_results}
+mkdir -p "$OUT"
+OUT=$(cd "$OUT" && pwd)
+export PYTHONPATH=$PWD:$PWD/python PYTHONDONTWRITEBYTECODE=1 MPLBACKEND=Agg
+export RPE_OPS_CACHE_DIR=${RPE_OPS_CACHE_DIR:-$(mktemp -d)}
+LIMIT=520
+failed=()
+
+# step NAME SECONDS COMMAND...: output to FOLDER/NAME.log, one line and the last words here.
+step() {
+    local name=$1 limit=$2 start=$SECONDS status=0
+    shift 2
+    ((limit > LIMIT - SECONDS)) && limit=$((LIMIT - SECONDS))
+    if ((limit < 5)); then
+        echo "left out  $name: no time left"
+        failed+=("$name")
+        return
+    fi
+    timeout --kill-after=10 "$limit" "$@" >"$OUT/$name.log" 2>&1 </dev/null || status=$?
+    if ((status)); then
+        failed+=("$name")
+        echo "FAILED    $name after $((SECONDS - start)) s (exit $status, 124 is the limit of $limit s)"
+        tail -n 40 "$OUT/$name.log"
+    else
+        echo "ok        $name in $((SECONDS - start)) s: $(tail -n 1 "$OUT/$name.log")"
+    fi
+}
+
+# The machine first: a result without it is worth nothing.
+step machine 60 python3 -c '
+import json, subprocess, torch, rpe_ops
+print(subprocess.run(["nvidia-smi"], capture_output=True, text=True).stdout)
+print(rpe_ops.show_config())
+for device in ("cpu", "cuda"):
+    print(device, json.dumps(rpe_ops.available_backends(device), indent=1))
+assert torch.cuda.is_available(), "no GPU"
+print("GPU:", torch.cuda.get_device_name(), torch.cuda.get_device_capability())
+'
+
+# Compiles whatever native code this machine can run, and calls every backend once on every device.
+step build 150 python3 -c '
+import time, torch, rpe_ops
+for device in ("cpu", "cuda"):
+    embedding, label = torch.randn(2000, 16, device=device), torch.arange(2000, device=device) % 7
+    for backend, reason in rpe_ops.available_backends(device).items():
+        if reason is not None:
+            print(f"{device} {backend}: {reason}")
+            continue
+        start = time.perf_counter()
+        leaf = embedding.clone().requires_grad_()
+        rpe_ops.pairwise_loss(rpe_ops.mean_shift(leaf, kappa=10.0, backend=backend), label, backend=backend).backward()
+        assert leaf.grad.isfinite().all(), backend
+        print(f"{device} {backend}: {time.perf_counter() - start:.1f} s")
+print("every backend that can run here ran")
+'
+
+# The tests of the operators; those of the model package only where its dependencies are.
+tests=(tests)
+python3 -c 'import accelerate, cyclopts, pycocotools, tifffile' 2>/dev/null || tests+=(--ignore=tests/rpe)
+step tests 240 python3 -m pytest "${tests[@]}" --deselect tests/test_packaging.py --maxfail=20 -q
+
+# Times: first the sizes that matter most, then the largest.
+bench() { # bench NAME SECONDS ARGUMENT...
+    step "$1" "$2" python3 -m pytest benchmarks --benchmark --bench-device cuda --bench-output "$OUT" --bench-name "$1" -q \
+        "${@:3}"
+}
+bench benchmark-gpu 150 --bench-points 16384 65536 --bench-dims 16 64
+bench benchmark-gpu-large 60 --bench-points 262144 --bench-dims 16
+
+rm -f "$OUT"/*.csv
+if ((${#failed[@]})); then
+    echo "gpu_check: failed after ${SECONDS} s: ${failed[*]}"
+    exit 1
+fi
+echo "gpu_check: passed in ${SECONDS} s"
