@@ -1,9 +1,14 @@
 """Fixtures that every folder of tests shares; what one operator needs stands beside its own tests."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+
+import rpe_ops
+from rpe_ops import dispatch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -23,3 +28,33 @@ def test_data() -> Path:
     if not Path(root).is_dir():
         pytest.fail(f"RPE_TEST_DATA names {root}, which is not a folder")
     return Path(root)
+
+
+@pytest.fixture(params=[name for name, package in dispatch.BACKENDS.items() if package])
+def backend(request: pytest.FixtureRequest) -> str:
+    """The name of every registered backend in turn; skips, with its own reason, where it cannot run on the CPU."""
+    reason = rpe_ops.available_backends("cpu")[request.param]
+    if reason is not None:
+        pytest.skip(f"backend {request.param}: {reason}")
+    return request.param
+
+
+@pytest.fixture
+def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Unwritten memory reads as NaN (integers: as a huge value), so that an output nobody wrote cannot pass as zero."""
+
+    def poison(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.is_floating_point():
+            return tensor.fill_(torch.nan)
+        return tensor if tensor.dtype is torch.bool else tensor.fill_(torch.iinfo(tensor.dtype).max // 2)
+
+    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+        original = getattr(owner, name)
+        monkeypatch.setattr(
+            owner, name, lambda *args, _make=original, **kwargs: poison(_make(*args, **kwargs))
+        )
+    # the same inside ATen, where C++ backends allocate
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    yield
+    torch.use_deterministic_algorithms(False)
