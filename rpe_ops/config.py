@@ -49,7 +49,9 @@ def show_config() -> Config:
             "triton": _version("triton"),
             "numpy": _version("numpy"),
             "gpus": _gpus(),
-            "cuda architectures": " ".join(torch.cuda.get_arch_list()) if torch.cuda.is_available() else "none",
+            "cuda architectures": " ".join(torch.cuda.get_arch_list())
+            if torch.cuda.is_available()
+            else "none",
             "float32 matmul precision": torch.get_float32_matmul_precision(),
             "cpus": os.cpu_count(),
             "torch threads": torch.get_num_threads(),

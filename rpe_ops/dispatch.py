@@ -1,7 +1,7 @@
 """From `backend="auto"` to one backend, or an error that lists every backend's reason.
 
-It knows the environment's limits (devices, compilers, packages) and nothing of the user's arguments. Adding a backend is
-one line in `BACKENDS`. It never touches a tensor.
+It knows the environment's limits (devices, compilers, packages) and nothing of the user's arguments. Adding a backend
+is one line in `BACKENDS`. It never touches a tensor.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ def resolve(function: str, backend: str, device_type: str) -> str:
     if reason is None:
         importlib.import_module(str(BACKENDS[backend]))
         return backend
-    others = "; ".join(f"{name}: {why or 'available'}" for name, why in available_backends(device_type).items())
+    others = "; ".join(
+        f"{name}: {why or 'available'}" for name, why in available_backends(device_type).items()
+    )
     raise RuntimeError(
         f"{function}: backend {backend!r} cannot run on {device_type} tensors: {reason}. "
         f'Use backend="auto", or one that is available ({others})'

@@ -95,12 +95,21 @@ def pairwise_loss(
         instances = sort_instances(label.reshape(-1), layout.offsets, ignore_index)
         sorted_weight = _loss_weights(weight, instances, compute_dtype(embedding.dtype))
         if ignore_index is not None:
-            taking_part = torch.empty_like(instances.taking_part).scatter(0, instances.order, instances.taking_part)
+            taking_part = torch.empty_like(instances.taking_part).scatter(
+                0, instances.order, instances.taking_part
+            )
             rows = torch.where(taking_part[:, None], rows, 0.0)
         points = unit_rows(rows) if normalize else rows
         wants_gradient = embedding.requires_grad and torch.is_grad_enabled()
         loss, _ = PairwiseLoss.apply(
-            points, instances.order, instances.instance, sorted_weight, layout.offsets, margin, wants_gradient, resolved
+            points,
+            instances.order,
+            instances.instance,
+            sorted_weight,
+            layout.offsets,
+            margin,
+            wants_gradient,
+            resolved,
         )
         if normalizer != "none":
             counted = instances.taking_part if normalizer == "points" else sorted_weight
@@ -214,7 +223,9 @@ def mean_shift(
             source_offsets = layout.offsets
             moving = unit_rows(packed(seeds)) if normalize else packed(seeds)
         mass = None if weight is None else weight.reshape(-1).to(points.dtype)
-        concentration = _scalar(kappa, points) if bandwidth is None else _scalar(bandwidth, points).square().reciprocal()
+        concentration = (
+            _scalar(kappa, points) if bandwidth is None else _scalar(bandwidth, points).square().reciprocal()
+        )
         step_size = _scalar(eta, points)
         trajectory = []
         for _ in range(num_steps):

@@ -1,7 +1,7 @@
 """Labels into what the pairwise loss needs: rows sorted by (image, instance), dense ids, weights, normalisers.
 
-Plain PyTorch with shapes that depend on shapes alone, so that it traces and captures. Ignored points get weight 0 and the
-last place in their image. Nothing pairwise here.
+Plain PyTorch with shapes that depend on shapes alone, so that it traces and captures. Ignored points get weight 0 and
+the last place in their image. Nothing pairwise here.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from rpe_ops.autograd.common import image_of_rows
 class SortedInstances:
     """The labels of a packed batch, sorted.
 
-    `order [T]` lists the rows by (image, ignored last, label); `instance [T]` numbers the instances 0, 1, ... along that
-    order, a new number at every change of image or label; `taking_part [T]` is False for ignored points (same order).
+    `order [T]` lists the rows by (image, ignored last, label); `instance [T]` numbers the instances 0, 1, ... along
+    that order, a new number at every change of image or label; `taking_part [T]` is False for ignored points (same
+    order).
     """
 
     order: Tensor

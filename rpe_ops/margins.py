@@ -1,7 +1,7 @@
 """Choosing margin and kappa: the margin rule, and how many instances fit on a sphere at which margin.
 
-`suggest_margin` looks the best spherical code up (closed forms, then a table with sources) and packs one numerically where
-nobody has published a formula. Nothing here touches the operators.
+`suggest_margin` looks the best spherical code up (closed forms, then a table with sources) and packs one numerically
+where nobody has published a formula. Nothing here touches the operators.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ def kappa_from_margin(margin: float) -> float:
         36.0
     """
     if isinstance(margin, bool) or not isinstance(margin, (int, float)):
-        raise TypeError(f"kappa_from_margin: margin must be a number in [0, 1), got {margin!r}; give a Python float")
+        raise TypeError(
+            f"kappa_from_margin: margin must be a number in [0, 1), got {margin!r}; give a Python float"
+        )
     if not 0.0 <= margin < 1.0:
         raise ValueError(
             f"kappa_from_margin: margin must be in [0, 1), got {margin!r}; at 1 no finite kappa separates instances"
@@ -111,7 +113,9 @@ def suggest_margin(num_instances: int, dim: int) -> float:
         if isinstance(value, bool) or not isinstance(value, int):
             raise TypeError(f"suggest_margin: {name} must be an integer, got {value!r}; give a whole number")
         if value < 1:
-            raise ValueError(f"suggest_margin: {name} must be at least 1, got {value}; give a positive number")
+            raise ValueError(
+                f"suggest_margin: {name} must be at least 1, got {value}; give a positive number"
+            )
     return (1.0 + _best_cosine(num_instances, dim)) / 2.0
 
 

@@ -40,7 +40,7 @@ class _OverRows(nn.Module):
         if list(values.shape) != spatial:
             raise ValueError(
                 f"{type(self).__name__}: label and weight maps must be {spatial} beside a feature map "
-                f"{list(features.shape)}, got {list(values.shape)}; resize labels with mode='nearest', never interpolate"
+                f"{list(features.shape)}, got {list(values.shape)}; resize labels with mode='nearest'"
             )
         return values.flatten(1)
 
@@ -83,7 +83,9 @@ class PairwiseLoss(_OverRows):
         self, embedding: Tensor, label: Tensor, weight: Tensor | None = None, offsets: Tensor | None = None
     ) -> Tensor:
         """The loss of `embedding` and `label`; `weight` replaces the module's, `offsets` packs images (rows only)."""
-        options = self.options if weight is None else {**self.options, "weight": self._points(weight, embedding)}
+        options = (
+            self.options if weight is None else {**self.options, "weight": self._points(weight, embedding)}
+        )
         rows = self._rows("embedding", embedding)
         labels = self._points(label, embedding)
         return functional.pairwise_loss(rows, labels, offsets=offsets, **options)  # type: ignore[arg-type]
@@ -164,11 +166,14 @@ class MeanShift(_OverRows):
         return rows.reshape(like.movedim(self.channel_dim, -1).shape).movedim(-1, self.channel_dim)
 
     def extra_repr(self) -> str:
-        kappa, bandwidth = self.kappa, self.bandwidth
-        if isinstance(kappa, (int, float)):
-            bandwidth = kappa**-0.5
-        elif isinstance(bandwidth, (int, float)):
-            kappa = bandwidth**-2
-        shown = {"kappa": kappa, "bandwidth": bandwidth, "eta": self.eta, **self.options, "channel_dim": self.channel_dim}
+        # both, whichever was given: papers quote one or the other
+        kappa: Any = self.bandwidth**-2 if self.kappa is None else self.kappa
+        shown = {
+            "kappa": kappa,
+            "bandwidth": kappa**-0.5,
+            "eta": self.eta,
+            **self.options,
+            "channel_dim": self.channel_dim,
+        }
         parts = [f"{k}={v.item() if isinstance(v, torch.Tensor) else v!r}" for k, v in shown.items()]
         return ", ".join(parts)

@@ -58,15 +58,17 @@ def _polished(points: Tensor) -> float:
     best = float(_cosines(points).max())
     with torch.enable_grad():
         for sharpness in _POLISH_SHARPNESS:
-            optimiser = torch.optim.LBFGS([free], max_iter=100, line_search_fn="strong_wolfe", tolerance_grad=1e-12)
+            optimiser = torch.optim.LBFGS(
+                [free], max_iter=100, line_search_fn="strong_wolfe", tolerance_grad=1e-12
+            )
 
             def closure(optimiser: torch.optim.Optimizer = optimiser, sharpness: float = sharpness) -> Tensor:
                 optimiser.zero_grad()
                 value = _smooth_maximum(free, sharpness)
-                value.backward()  # type: ignore[no-untyped-call]
+                value.backward()
                 return value
 
-            optimiser.step(closure)  # type: ignore[no-untyped-call]
+            optimiser.step(closure)
             best = min(best, float(_cosines(free.detach()).max()))
     return best
 

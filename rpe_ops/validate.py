@@ -1,7 +1,7 @@
 """The user's mistakes: every ValueError and TypeError of the operators.
 
-Each message names the function, the argument, what was expected, what came, and the remedy. Shapes, dtypes and devices are
-always checked; values of tensors (offsets, weights, kappa) only where they can be read at once: not under
+Each message names the function, the argument, what was expected, what came, and the remedy. Shapes, dtypes and devices
+are always checked; values of tensors (offsets, weights, kappa) only where they can be read at once: not under
 `torch.compile`, `torch.func.vmap` or CUDA graph capture.
 """
 
@@ -67,7 +67,11 @@ def _check_offsets(function: str, offsets: Any, offsets_name: str, rows: Tensor,
         raise ValueError(f"{expected}got {describe(offsets)}; {remedy}")
     if can_read(offsets):
         values = offsets.tolist()
-        if values[0] != 0 or values[-1] != num_rows or any(a > b for a, b in zip(values, values[1:], strict=False)):
+        if (
+            values[0] != 0
+            or values[-1] != num_rows
+            or any(a > b for a, b in zip(values, values[1:], strict=False))
+        ):
             shown = values if len(values) <= 8 else [*values[:4], "...", *values[-3:]]
             raise ValueError(f"{expected}got {shown}; {remedy}")
 
@@ -104,19 +108,25 @@ def weights(function: str, weight: Any, like: Tensor, *, may_require_grad: bool)
     if list(weight.shape) != shape:
         raise ValueError(f"{expected} {describe(weight)}; it needs one value for each row")
     if weight.requires_grad and not may_require_grad:
-        raise ValueError(f"{function}: weight must not require grad (the loss is not differentiated in it), call .detach()")
+        raise ValueError(
+            f"{function}: weight must not require grad (the loss is not differentiated in it), call .detach()"
+        )
     same_device(function, "weight", weight, like)
     if can_read(weight) and weight.numel():
         lowest, highest = (float(bound) for bound in torch.aminmax(weight.detach()))
         if not (lowest >= 0 and math.isfinite(highest)):
-            raise ValueError(f"{expected} values from {lowest:g} to {highest:g}; weights are finite and at least 0")
+            raise ValueError(
+                f"{expected} values from {lowest:g} to {highest:g}; weights are finite and at least 0"
+            )
 
 
 def seeds(function: str, seeds: Any, embedding: Tensor, seed_offsets: Any) -> None:
     """`seeds` must be rows of the embedding's dtype, width and device."""
     if seeds is None:
         if seed_offsets is not None:
-            raise ValueError(f"{function}: seed_offsets was given without seeds; give seeds as well or drop it")
+            raise ValueError(
+                f"{function}: seed_offsets was given without seeds; give seeds as well or drop it"
+            )
         return
     embedding_rows(function, seeds, seed_offsets, name="seeds", offsets_name="seed_offsets")
     if seeds.dtype != embedding.dtype:
@@ -156,19 +166,25 @@ def choice(function: str, name: str, value: Any, allowed: Collection[str], extra
     """One of a few strings."""
     if not isinstance(value, str) or value not in allowed:
         names = ", ".join(repr(option) for option in allowed)
-        raise ValueError(f"{function}: {name} must be one of {names}{extra}, got {describe(value)}; choose one of these")
+        raise ValueError(
+            f"{function}: {name} must be one of {names}{extra}, got {describe(value)}; choose one of these"
+        )
 
 
 def optional_integer(function: str, name: str, value: Any) -> None:
     """None or an integer."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-        raise TypeError(f"{function}: {name} must be an integer or None, got {describe(value)}; give one label value")
+        raise TypeError(
+            f"{function}: {name} must be an integer or None, got {describe(value)}; give one label value"
+        )
 
 
 def step_count(function: str, value: Any) -> int:
     """A whole number of steps, 0 or more."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{function}: num_steps must be an integer, got {describe(value)}; give 0 or more steps")
+        raise TypeError(
+            f"{function}: num_steps must be an integer, got {describe(value)}; give 0 or more steps"
+        )
     if value < 0:
         raise ValueError(f"{function}: num_steps must be at least 0, got {value}; 0 only normalises")
     return value
@@ -192,8 +208,15 @@ def concentration(function: str, kappa: Any, bandwidth: Any) -> None:
         )
     name, value = ("kappa", kappa) if bandwidth is None else ("bandwidth", bandwidth)
     scalar(function, name, value, lowest=0.0, exclusive=True)
-    if name == "bandwidth" and not isinstance(value, Tensor) and not math.isfinite(_square_inverse(float(value))):
-        raise ValueError(f"{function}: bandwidth must not be so small that kappa = 1 / bandwidth^2 overflows, got {value!r}; use a larger one")
+    if (
+        name == "bandwidth"
+        and not isinstance(value, Tensor)
+        and not math.isfinite(_square_inverse(float(value)))
+    ):
+        raise ValueError(
+            f"{function}: bandwidth must not be so small that kappa = 1 / bandwidth^2 overflows, got {value!r}; "
+            "use a larger one"
+        )
 
 
 def scalar(function: str, name: str, value: Any, *, lowest: float, exclusive: bool = False) -> None:
@@ -211,7 +234,9 @@ def scalar(function: str, name: str, value: Any, *, lowest: float, exclusive: bo
     else:
         number = _number(function, name, value, f"a float or a 0-d tensor {bound}")
     if not math.isfinite(number) or number < lowest or (exclusive and number == lowest):
-        raise ValueError(f"{function}: {name} must be finite and {bound}, got {number:g}; choose a value in that range")
+        raise ValueError(
+            f"{function}: {name} must be finite and {bound}, got {number:g}; choose a value in that range"
+        )
 
 
 def can_read(tensor: Tensor) -> bool:

@@ -81,7 +81,9 @@ class Folded:
         return tensor.unflatten(0, (self.batch_size, tensor.shape[0] // self.batch_size))
 
 
-def map_in_turn(op: Callable[..., Any], batch_size: int, in_dims: Sequence[int | None], args: Sequence[Any]) -> Any:
+def map_in_turn(
+    op: Callable[..., Any], batch_size: int, in_dims: Sequence[int | None], args: Sequence[Any]
+) -> Any:
     """Call `op` once for each mapped element and stack the results: where folding does not apply."""
     results = []
     for index in range(batch_size):

@@ -14,7 +14,9 @@ from rpe_ops.autograd.common import Folded
 def connected_components(points: Tensor, offsets: Tensor, threshold: float, backend: str) -> Tensor:
     """Labels `[T]` int64 of packed unit rows `[T, D]` with `offsets [B+1]`."""
     with torch.autocast(points.device.type, enabled=False):
-        labels: Tensor = dispatch.operator_module(backend, "connected_components").forward(points, offsets, threshold)
+        labels: Tensor = dispatch.operator_module(backend, "connected_components").forward(
+            points, offsets, threshold
+        )
         return labels
 
 

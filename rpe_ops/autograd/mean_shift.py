@@ -4,7 +4,7 @@ Formula numbers are those of `backends/reference/mean_shift.py`.
 """
 
 # No `from __future__ import annotations`: torch.library reads the schemas from the signatures.
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,12 +19,12 @@ from rpe_ops.backends.rows import row_gradients
 @torch.library.custom_op("rpe_ops::mean_shift_forward", mutates_args=())
 def mean_shift_forward(
     points: Tensor,
-    sources: Optional[Tensor],
-    weight: Optional[Tensor],
+    sources: Tensor | None,
+    weight: Tensor | None,
     kappa: Tensor,
     eta: Tensor,
     point_offsets: Tensor,
-    source_offsets: Optional[Tensor],
+    source_offsets: Tensor | None,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Moved points Z `[M, D]`, means M `[M, D]` and log densities L `[M]`.
@@ -44,12 +44,12 @@ def mean_shift_forward(
 @mean_shift_forward.register_fake
 def _(
     points: Tensor,
-    sources: Optional[Tensor],
-    weight: Optional[Tensor],
+    sources: Tensor | None,
+    weight: Tensor | None,
     kappa: Tensor,
     eta: Tensor,
     point_offsets: Tensor,
-    source_offsets: Optional[Tensor],
+    source_offsets: Tensor | None,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(points), torch.empty_like(points), points.new_empty(points.shape[0])
@@ -59,12 +59,12 @@ def _(
 def mean_shift_backward(
     grad_moved: Tensor,
     points: Tensor,
-    sources: Optional[Tensor],
-    weight: Optional[Tensor],
+    sources: Tensor | None,
+    weight: Tensor | None,
     kappa: Tensor,
     eta: Tensor,
     point_offsets: Tensor,
-    source_offsets: Optional[Tensor],
+    source_offsets: Tensor | None,
     mean: Tensor,
     log_density: Tensor,
     with_grad_weight: bool,
@@ -99,12 +99,12 @@ def mean_shift_backward(
 def _(
     grad_moved: Tensor,
     points: Tensor,
-    sources: Optional[Tensor],
-    weight: Optional[Tensor],
+    sources: Tensor | None,
+    weight: Tensor | None,
     kappa: Tensor,
     eta: Tensor,
     point_offsets: Tensor,
-    source_offsets: Optional[Tensor],
+    source_offsets: Tensor | None,
     mean: Tensor,
     log_density: Tensor,
     with_grad_weight: bool,
@@ -161,12 +161,12 @@ class MeanShiftStep(torch.autograd.Function):
     @staticmethod
     def forward(
         points: Tensor,
-        sources: Optional[Tensor],
-        weight: Optional[Tensor],
+        sources: Tensor | None,
+        weight: Tensor | None,
         kappa: Tensor,
         eta: Tensor,
         point_offsets: Tensor,
-        source_offsets: Optional[Tensor],
+        source_offsets: Tensor | None,
         backend: str,
     ) -> tuple[Tensor, Tensor, Tensor]:
         return mean_shift_forward(points, sources, weight, kappa, eta, point_offsets, source_offsets, backend)
@@ -205,12 +205,12 @@ class MeanShiftStepGradient(torch.autograd.Function):
     def forward(
         grad_moved: Tensor,
         points: Tensor,
-        sources: Optional[Tensor],
-        weight: Optional[Tensor],
+        sources: Tensor | None,
+        weight: Tensor | None,
         kappa: Tensor,
         eta: Tensor,
         point_offsets: Tensor,
-        source_offsets: Optional[Tensor],
+        source_offsets: Tensor | None,
         mean: Tensor,
         log_density: Tensor,
         with_grad_weight: bool,
@@ -224,6 +224,6 @@ class MeanShiftStepGradient(torch.autograd.Function):
         ctx.save_for_backward(*inputs[:8])
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
-        return (*curvature(*ctx.saved_tensors, grad_outputs), None, None, None, None, None, None)
+        return (*curvature(ctx.saved_tensors, grad_outputs), None, None, None, None, None, None)

@@ -56,7 +56,16 @@ def _(
 
 
 @torch.library.register_vmap("rpe_ops::pairwise_loss_forward")
-def _(info: Any, in_dims: Any, points: Tensor, order: Tensor, instance: Tensor, weight: Tensor, offsets: Tensor, *rest: Any) -> Any:
+def _(
+    info: Any,
+    in_dims: Any,
+    points: Tensor,
+    order: Tensor,
+    instance: Tensor,
+    weight: Tensor,
+    offsets: Tensor,
+    *rest: Any,
+) -> Any:
     fold = Folded(info.batch_size)
     points = fold.front(points, in_dims[0])
     num_rows = points.shape[1]
@@ -130,7 +139,9 @@ class PairwiseLoss(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
         points, order, instance, weight, offsets, grad = ctx.saved_tensors
         if not ctx.with_gradient:
-            grad = pairwise_loss_forward(points, order, instance, weight, offsets, ctx.margin, True, ctx.backend)[1]
+            grad = pairwise_loss_forward(
+                points, order, instance, weight, offsets, ctx.margin, True, ctx.backend
+            )[1]
         grad_points = PairwiseLossGradient.apply(
             grad_outputs[0], points, order, instance, weight, offsets, grad, ctx.margin
         )
@@ -138,7 +149,7 @@ class PairwiseLoss(torch.autograd.Function):
 
 
 class PairwiseLossGradient(torch.autograd.Function):
-    """The backward as a function of its own, so that it has a derivative: one scale per image of a gradient already known."""
+    """The backward as a function of its own, so that it has a derivative: one scale per image of a known gradient."""
 
     generate_vmap_rule = True
 

@@ -26,7 +26,9 @@ def move_rows(points: Tensor, mean: Tensor, eta: Tensor) -> Tensor:
     return unit_rows(eta * mean + (1.0 - eta) * points)
 
 
-def row_gradients(grad_moved: Tensor, points: Tensor, mean: Tensor, eta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def row_gradients(
+    grad_moved: Tensor, points: Tensor, mean: Tensor, eta: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """g `[M, D]`, h `[M, D]` and e `[M]` of (3)."""
     blended = eta * mean + (1.0 - eta) * points
     length = torch.linalg.vector_norm(blended, dim=-1, keepdim=True)

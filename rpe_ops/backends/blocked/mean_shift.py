@@ -79,7 +79,7 @@ def zero_mass_gradient(
     point_offsets: Tensor,
     source_offsets: Tensor,
 ) -> Tensor:
-    """dl/dm_j `[T]` at m_j = 0, where (8) divided by m_j is 0/0: sum_i exp(kappa (c_ij - 1) - L_i) (h_i . y_j - e_i)."""
+    """dl/dm_j `[T]` = sum_i exp(kappa (c_ij - 1) - L_i) (h_i . y_j - e_i): where m_j = 0, (8) divided by m_j is 0/0."""
     grad_weight = sources.new_zeros(sources.shape[0])
     for rows, columns in _bands(points, point_offsets, source_offsets):
         x, y = points[rows], sources[columns]

@@ -14,32 +14,30 @@ from rpe_ops.backends.blocked.mean_shift import _bands
 from rpe_ops.backends.rows import unit_rows
 
 
-def curvature(
-    grad_moved: Tensor,
-    points: Tensor,
-    sources: Tensor | None,
-    weight: Tensor | None,
-    kappa: Tensor,
-    eta: Tensor,
-    point_offsets: Tensor,
-    source_offsets: Tensor | None,
-    directions: Sequence[Tensor],
-) -> tuple[Tensor | None, ...]:
+def curvature(inputs: Sequence[Tensor | None], directions: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
     """Vector-Jacobian product of the step's backward.
 
     With phi = sum(grad_moved * Z), the backward returns the gradient of phi; contracted with `directions` (one for
     each of points, sources, weight, kappa, eta) it is a scalar, whose gradient this returns for grad_moved, points,
     sources, weight, kappa, eta. phi is a sum over rows, so bands of rows are done one after the other.
+
+    Args:
+        inputs: grad_moved, points, sources, weight, kappa, eta, point_offsets, source_offsets of the backward.
+        directions: tangents of its five results; one that is empty stands for zero.
     """
+    grad_moved, points, sources, weight, kappa, eta, point_offsets, source_offsets = inputs
+    assert grad_moved is not None and points is not None and point_offsets is not None
     blurring = sources is None
     named = {"points": points, "sources": sources, "weight": weight, "kappa": kappa, "eta": eta}
     direction_of = dict(zip(named, directions, strict=True))
     leaves = {name: value.detach().requires_grad_() for name, value in named.items() if value is not None}
     upstream = grad_moved.detach().requires_grad_()
-    inputs = [upstream, *leaves.values()]
-    total = [torch.zeros_like(value) for value in inputs]
+    variables = [upstream, *leaves.values()]
+    total = [torch.zeros_like(value) for value in variables]
     with torch.enable_grad():
-        for rows, columns in _bands(points, point_offsets, point_offsets if source_offsets is None else source_offsets):
+        for rows, columns in _bands(
+            points, point_offsets, point_offsets if source_offsets is None else source_offsets
+        ):
             if rows.stop == rows.start or columns.stop == columns.start:
                 continue
             moved = _step(leaves, rows, columns, blurring)
@@ -51,7 +49,7 @@ def curvature(
                 direction = direction_of[name]
                 if gradient is not None and direction.shape == gradient.shape:
                     scalar = scalar + (gradient * direction).sum()
-            outer = torch.autograd.grad(scalar, inputs, allow_unused=True)
+            outer = torch.autograd.grad(scalar, variables, allow_unused=True)
             for accumulated, gradient in zip(total, outer, strict=True):
                 if gradient is not None:
                     accumulated += gradient

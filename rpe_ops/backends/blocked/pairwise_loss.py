@@ -58,4 +58,8 @@ def _instance_sums(x: Tensor, instance: Tensor, weight: Tensor) -> tuple[Tensor,
     lengths = segment_lengths(instance)
     weighted = weight[:, None] * x
     wide = accumulation_dtype(x.device)
-    return weighted, torch.segment_reduce(weight.to(wide)[:, None] * x.to(wide), "sum", lengths=lengths), lengths
+    return (
+        weighted,
+        torch.segment_reduce(weight.to(wide)[:, None] * x.to(wide), "sum", lengths=lengths),
+        lengths,
+    )

@@ -1,7 +1,7 @@
 """Connected components of the similarity graph, the specification.
 
-Points i and j of one image are joined when s_ij = (1 + x_i . x_j) / 2 >= threshold, that is x_i . x_j >= 2 threshold - 1.
-A component is numbered by the order in which its first point appears in its image.
+Points i and j of one image are joined when s_ij = (1 + x_i . x_j) / 2 >= threshold, that is
+x_i . x_j >= 2 threshold - 1. A component is numbered by the order in which its first point appears in its image.
 """
 
 from __future__ import annotations

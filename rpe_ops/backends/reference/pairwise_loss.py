@@ -10,8 +10,8 @@ ds_ij/dx_i = x_j / 2, and x_i meets x_j in the two ordered pairs (i, j) and (j, 
 
     (3)  dloss/dx_i = sum_j w_i w_j ( -1{y_i = y_j}  +  1{y_i != y_j} 1{s_ij > margin} ) x_j
 
-At s_ij = margin exactly the subgradient is 0. The hinge is evaluated on the cosine, s - margin = (c - (2 margin - 1)) / 2,
-because (1 + c) / 2 would round small cosines away.
+At s_ij = margin exactly the subgradient is 0. The hinge is evaluated on the cosine,
+s - margin = (c - (2 margin - 1)) / 2, because (1 + c) / 2 would round small cosines away.
 
 Kernels use two identities. With W_q = sum_{i in q} w_i and v_q = sum_{i in q} w_i x_i, the same-instance part needs no
 pair:
