@@ -30,14 +30,12 @@ class SortedInstances:
 
 def sort_instances(label: Tensor, offsets: Tensor, ignore_index: int | None) -> SortedInstances:
     """Sort packed `label [T]` (any integer dtype and values) within the images of `offsets [B+1]`."""
+    ignored = _ignored(label, ignore_index)
     # uint64 wraps into int64: another value, but still one value per instance
     label = label.to(torch.int64)
     image = image_of_rows(offsets, label.shape[0])
     order = torch.argsort(label, stable=True)
-    if ignore_index is None:
-        ignored = torch.zeros_like(label, dtype=torch.bool)
-    else:
-        ignored = label == _wrapped(ignore_index)
+    if ignore_index is not None:
         order = order[torch.argsort(ignored[order].to(torch.uint8), stable=True)]
     order = order[torch.argsort(image[order], stable=True)]
     sorted_label, sorted_image = label[order], image[order]
@@ -61,6 +59,13 @@ def image_sums(values: Tensor, offsets: Tensor) -> Tensor:
     return running[offsets[1:]] - running[offsets[:-1]]
 
 
-def _wrapped(value: int) -> int:
-    """`value` as the int64 that a uint64 label of that value wraps to."""
-    return (value + 2**63) % 2**64 - 2**63
+def _ignored(label: Tensor, ignore_index: int | None) -> Tensor:
+    """Where `label [T]` is `ignore_index`; a value that the label's dtype cannot hold is nowhere."""
+    limits = torch.iinfo(torch.uint8 if label.dtype is torch.bool else label.dtype)
+    if ignore_index is None or not limits.min <= ignore_index <= limits.max:
+        return torch.zeros(label.shape, dtype=torch.bool, device=label.device)
+    if (
+        label.dtype is torch.uint64
+    ):  # PyTorch compares few unsigned types; as int64 the large half is negative
+        ignore_index -= 2**64 if ignore_index >= 2**63 else 0
+    return label.to(torch.int64) == ignore_index

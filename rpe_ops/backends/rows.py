@@ -18,7 +18,8 @@ def unit_rows(rows: Tensor) -> Tensor:
     largest = rows.detach().abs().amax(-1, keepdim=True)
     scaled = rows / torch.where(largest == 0, torch.ones_like(largest), largest)
     length = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
-    return scaled / torch.where(length == 0, torch.ones_like(length), length)
+    unit = scaled / torch.where(length == 0, torch.ones_like(length), length)
+    return torch.where(largest == 0, torch.zeros_like(unit), unit)
 
 
 def move_rows(points: Tensor, mean: Tensor, eta: Tensor) -> Tensor:
