@@ -64,9 +64,9 @@ def available_backends(device: torch.device | str | None = None) -> dict[str, st
     return {name: unavailable_reason(name, device_type) for name in BACKENDS}
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # torch.compile runs it while tracing: a build cannot be traced
 def resolve(function: str, backend: str, device_type: str) -> str:
-    """The name of the backend that serves this call.
+    """The name of the backend that serves this call, built and loaded.
 
     Raises:
         ValueError: no backend has this name.
@@ -74,38 +74,45 @@ def resolve(function: str, backend: str, device_type: str) -> str:
     """
     if backend == "auto":
         for name in PREFERENCE.get(device_type, ("torch",)):
-            if unavailable_reason(name, device_type) is None and _prepare(name) is None:
+            obstacle = _obstacle(name, device_type)
+            if obstacle is None:
                 return name
-        return "torch"
+            _warn_once(name, obstacle)
     if backend not in BACKENDS:
         names = ", ".join(repr(name) for name in ("auto", *BACKENDS))
-        raise ValueError(f"{function}: backend must be one of {names}, got {backend!r}")
-    reason = unavailable_reason(backend, device_type)
-    if reason is None:
-        importlib.import_module(str(BACKENDS[backend]))
+        raise ValueError(f"{function}: backend must be one of {names}, got {backend!r}; choose one of these")
+    obstacle = _obstacle(backend, device_type)
+    if obstacle is None:
         return backend
     others = "; ".join(
         f"{name}: {why or 'available'}" for name, why in available_backends(device_type).items()
     )
     raise RuntimeError(
-        f"{function}: backend {backend!r} cannot run on {device_type} tensors: {reason}. "
+        f"{function}: backend {backend!r} cannot run on {device_type} tensors: {obstacle}\n"
         f'Use backend="auto", or one that is available ({others})'
     )
 
 
 @functools.cache
-def _prepare(backend: str) -> str | None:
-    """Build or load what `backend` needs; a failure is warned about once and turns into a reason."""
+def _obstacle(backend: str, device_type: str) -> str | None:
+    """None once `backend` is built and loaded for this device, else why it is not. Asked once per process."""
+    reason = unavailable_reason(backend, device_type)
+    if reason is not None:
+        return reason
     prepare = getattr(importlib.import_module(str(BACKENDS[backend])), "prepare", None)
-    if prepare is None:
-        return None
-    try:
-        prepare()
-    except Exception as error:  # whatever a build or a foreign library raises, the next backend serves
-        warnings.warn(
-            f"rpe_ops: backend {backend!r} is not available, the slower PyTorch backend serves instead.\n{error}",
-            RuntimeWarning,
-            stacklevel=5,
-        )
-        return str(error)
+    if prepare is not None:
+        try:
+            prepare()
+        except Exception as error:  # whatever a compiler or a loader raises becomes a reason
+            return str(error)
     return None
+
+
+@functools.cache
+def _warn_once(backend: str, obstacle: str) -> None:
+    """Say that "auto" goes on without its first choice."""
+    warnings.warn(
+        f"rpe_ops: backend {backend!r} cannot run, a slower one serves instead: {obstacle}",
+        RuntimeWarning,
+        stacklevel=4,
+    )

@@ -86,7 +86,7 @@ def pairwise_loss(
         validate.choice(function, "weight", weight, ("instance", "uniform"), " or a tensor shaped like label")
     validate.choice(function, "normalizer", normalizer, ("points", "weights", "none"))
     validate.choice(function, "reduction", reduction, ("sum", "mean", "none"))
-    validate.optional_integer(function, "ignore_index", ignore_index)
+    ignore_index = validate.optional_integer(function, "ignore_index", ignore_index)
     resolved = dispatch.resolve(function, backend, embedding.device.type)
 
     with torch.autocast(embedding.device.type, enabled=False):

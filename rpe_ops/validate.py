@@ -8,6 +8,7 @@ are always checked; values of tensors (offsets, weights, kappa) only where they 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Collection
 from typing import Any
 
@@ -171,23 +172,28 @@ def choice(function: str, name: str, value: Any, allowed: Collection[str], extra
         )
 
 
-def optional_integer(function: str, name: str, value: Any) -> None:
+def optional_integer(function: str, name: str, value: Any) -> int | None:
     """None or an integer."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+    if value is None:
+        return None
+    integer = _integer(value)
+    if integer is None:
         raise TypeError(
             f"{function}: {name} must be an integer or None, got {describe(value)}; give one label value"
         )
+    return integer
 
 
 def step_count(function: str, value: Any) -> int:
     """A whole number of steps, 0 or more."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    steps = _integer(value)
+    if steps is None:
         raise TypeError(
             f"{function}: num_steps must be an integer, got {describe(value)}; give 0 or more steps"
         )
-    if value < 0:
-        raise ValueError(f"{function}: num_steps must be at least 0, got {value}; 0 only normalises")
-    return value
+    if steps < 0:
+        raise ValueError(f"{function}: num_steps must be at least 0, got {steps}; 0 only normalises")
+    return steps
 
 
 def tolerance(function: str, value: Any) -> float:
@@ -257,6 +263,16 @@ def _number(function: str, name: str, value: Any, expected: str) -> float:
     if isinstance(value, (bool, str, Tensor)) or not hasattr(value, "__float__"):
         raise TypeError(f"{function}: {name} must be {expected}, got {describe(value)}; give a Python number")
     return float(value)
+
+
+def _integer(value: Any) -> int | None:
+    """`value` as an int if it is one (numpy's integers too), else None."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
 
 
 def _square_inverse(bandwidth: float) -> float:
