@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import report
 import torch
-from inputs import DIMS, DTYPES, SIZES
 
+import report
 from harness import Row, measure
+from inputs import DIMS, DTYPES, SIZES
 
 ROWS = pytest.StashKey[list[Row]]()
 FACTS = pytest.StashKey[dict]()
@@ -36,6 +36,8 @@ def bench_device(config) -> torch.device:
     chosen = config.getoption("--bench-device", "auto")
     if chosen == "auto":
         chosen = "cuda" if torch.cuda.is_available() else "cpu"
+    if chosen == "cuda" and not torch.cuda.is_available():
+        raise pytest.UsageError("--bench-device cuda: PyTorch sees no GPU")
     return torch.device(chosen)
 
 

@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from memory import PeakMemory, available_bytes
 from torch import Tensor
+
+from memory import PeakMemory, available_bytes
 
 # Largest relative error against float64, |out - expected| / |expected|, of a result and of its gradient.
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import rpe_ops
+from harness import Case, Provider, Result
 from inputs import (
     embedding_and_label,
     exact_backend,
@@ -11,11 +16,6 @@ from inputs import (
     with_gradient,
     without_gradient,
 )
-from torch import Tensor
-from torch.nn import functional as F
-
-import rpe_ops
-from harness import Case, Provider, Result
 
 KAPPA = 10.0
 

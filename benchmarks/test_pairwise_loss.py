@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from inputs import embedding_and_label, exact_backend, operator_providers, with_gradient
 from torch import Tensor
 from torch.nn import functional as F
 
 import rpe_ops
 from harness import Case, Provider
+from inputs import embedding_and_label, exact_backend, operator_providers, with_gradient
 
 MARGIN = 0.5
 
