@@ -1,24 +1,42 @@
-"""Every setting of the package, as frozen dataclasses with defaults. Reading files and command lines is
-`settings.py`."""
+"""Every setting of the package: frozen dataclasses with their defaults and one line of help each.
+ `settings.py` reads files and overrides into them; the command line shows these docstrings. Nothing here does
+anything.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where samples come from and how training crops are cut."""
+    """Where samples come from and how training views are cut."""
 
     root: str = "synthetic:"
     """FORMAT:ROOT of the data set, for example dsb2018:/data/dsb2018."""
     train_split: str = "train"
-    """Split to train on; an empty string takes every sample."""
+    """Split to train on; empty takes every sample."""
     test_split: str = "test"
-    """Split to evaluate on after training."""
+    """Split to evaluate on when training ends; empty skips the evaluation."""
     crop: int = 128
-    """Side of a training crop in pixels."""
+    """Side of a training view in pixels."""
+    scale: tuple[float, float] = (1.0, 1.0)
+    """Range of the random zoom."""
+    brightness: float = 0.2
+    """Random gain, 1 +- this."""
+    contrast: float = 0.2
+    """Random contrast, 1 +- this."""
+    colour: float = 0.1
+    """Random gain of each channel, 1 +- this."""
+    gamma: float = 0.0
+    """Random exponent of the intensities, between exp(-this) and exp(this)."""
+    noise: float = 0.0
+    """Largest standard deviation of added Gaussian noise."""
+    min_pixels: int = 4
+    """Instances with fewer pixels in a view are ignored."""
+    balance: float = 0.5
+    """How often kinds of images are drawn: 0 by their number of images, 1 all equally."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +44,7 @@ class ModelConfig:
     """The network."""
 
     backbone: str = "unet"
-    """unet, resnet_fpn, or a name registered with rpe.register_backbone."""
+    """Registered name: unet, resnet_fpn or your own."""
     channels: tuple[int, ...] = (32, 64, 96, 128)
     """Widths of the backbone's levels."""
     output_stride: int = 2
@@ -37,6 +55,10 @@ class ModelConfig:
     """Embedding dimension D."""
     foreground: bool = True
     """Add the head that tells objects from background."""
+    normalize: Literal["none", "percentile"] = "none"
+    """Stretch each image between its 1st and 99.8th percentile before the network sees it."""
+    invert_bright: bool = False
+    """Invert images whose median is above one half, so that the ground is always dark."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +66,9 @@ class GroupingConfig:
     """Recurrent mean shift."""
 
     num_steps: int = 3
-    """T, supervised steps in training."""
+    """Steps T that training supervises, each with weight 1."""
     kappa: float | None = None
-    """Concentration; none takes kappa_from_margin(objective.margin)."""
+    """Concentration; by default rpe_ops.kappa_from_margin(objective.margin)."""
     eta: float = 1.0
     """Step size."""
     learn_kappa: bool = False
@@ -62,12 +84,82 @@ class ObjectiveConfig:
     weight: Literal["instance", "uniform"] = "instance"
     """Point weights of the pairwise loss."""
     normalizer: Literal["points", "weights"] = "weights"
-    """What divides a window's pairwise loss."""
+    """What divides the pairwise loss of a window."""
     background: Literal["ignore", "instance"] = "ignore"
     """Leave background out of the pairwise loss, or treat it as one more instance."""
     window: int = 32
     """Side in cells of the windows whose points are compared; 0 compares all points of an image."""
     max_points: int = 0
-    """Points sampled per window, shared evenly among instances; 0 takes all."""
+    """Points sampled per window, shared evenly among its instances; 0 takes all."""
     foreground_weight: float = 1.0
     """Weight of the foreground loss."""
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """From embeddings to label maps."""
+
+    background: Literal["head", "largest", "none"] = "head"
+    """What becomes 0: the foreground head's choice, the largest cluster, or nothing."""
+    foreground_threshold: float = 0.5
+    """Probability above which a pixel belongs to an object."""
+    num_steps: int | None = None
+    """Mean-shift steps; by default grouping.num_steps."""
+    threshold: float = 0.9
+    """Similarity at which two converged points belong to one cluster."""
+    window: int = 0
+    """Side in cells of the overlapping windows that are grouped one by one and stitched; 0 groups the image
+    at once.
+    """
+    connected: bool = True
+    """Cut clusters that fall apart in the plane."""
+    min_size: int = 16
+    """Objects with fewer pixels are removed."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The training loop."""
+
+    steps: int = 1000
+    """Optimiser steps."""
+    batch_size: int = 8
+    """Views per step and process."""
+    accumulate: int = 1
+    """Batches whose gradients are summed into one step."""
+    learning_rate: float = 3e-3
+    """Peak of the one-cycle (warm-up, then cosine) schedule."""
+    weight_decay: float = 0.01
+    """Of AdamW."""
+    warmup: float = 0.05
+    """Share of the steps in which the learning rate rises."""
+    clip: float = 5.0
+    """Largest gradient norm; 0 does not clip."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Automatic mixed precision of the backbone."""
+    workers: int = 0
+    """Processes that prepare views."""
+    threads: int = 0
+    """CPU threads of PyTorch; 0 leaves its choice."""
+    log_every: int = 20
+    """Steps between two log entries."""
+    checkpoint_every: int = 200
+    """Steps between two checkpoints."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of one run."""
+
+    output: str = ""
+    """Folder of the run; by default runs/NAME-OF-THE-CONFIG."""
+    seed: int = 0
+    """Of initialisation, views and windows."""
+    backend: str = "auto"
+    """rpe_ops backend."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    grouping: GroupingConfig = field(default_factory=GroupingConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .grouping import RecurrentGrouping
+
 
 class Output(NamedTuple):
     """What one forward pass returns, at the backbone's stride: h = ceil(H / stride), w = ceil(W / stride)."""
@@ -31,9 +33,17 @@ class RPE(nn.Module):
             measured.
         dim: embedding dimension D.
         foreground: add a head that says which pixels belong to an object at all.
+        grouping: the recurrent grouping that belongs to this network, kept here so that a learnt kappa is
+            saved with the weights; None takes `RecurrentGrouping()`. `forward` does not call it.
     """
 
-    def __init__(self, backbone: nn.Module, dim: int = 16, foreground: bool = True) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        dim: int = 16,
+        foreground: bool = True,
+        grouping: RecurrentGrouping | None = None,
+    ) -> None:
         super().__init__()
         if dim < 2:
             raise ValueError(f"RPE: dim must be at least 2, got {dim}")
@@ -42,6 +52,7 @@ class RPE(nn.Module):
         channels, self.output_stride = _describe(backbone)
         self.embedding_head = nn.Conv2d(channels, dim, kernel_size=1)
         self.foreground_head = nn.Conv2d(channels, 1, kernel_size=1) if foreground else None
+        self.grouping = RecurrentGrouping() if grouping is None else grouping
 
     def forward(self, image: Tensor) -> Output:
         """`[B, 3, H, W]` floats in 0..1 to an `Output` at the backbone's stride."""

@@ -41,26 +41,28 @@ class Objective(nn.Module):
 
     Args:
         config: margins, weights and windows.
-        grouping: the recurrent grouping whose every step is supervised.
         backend: `rpe_ops` backend.
     """
 
-    def __init__(self, config: ObjectiveConfig, grouping: RecurrentGrouping, backend: str = "auto") -> None:
+    def __init__(self, config: ObjectiveConfig, backend: str = "auto") -> None:
         super().__init__()
-        self.config, self.grouping, self.backend = config, grouping, backend
+        self.config, self.backend = config, backend
 
-    def forward(self, output: Output, label: Tensor, generator: torch.Generator) -> Losses:
+    def forward(
+        self, output: Output, label: Tensor, grouping: RecurrentGrouping, generator: torch.Generator
+    ) -> Losses:
         """Compare one forward pass with label maps.
 
         Args:
             output: of the model, at stride s.
             label: `[B, H, W]` int64, 0 = background, -1 = ignored.
+            grouping: the recurrent grouping whose every step is supervised.
             generator: CPU generator for the window grid and the sampling.
         """
         stride = _stride(output.embedding, label)
         packed, packed_label = self.pack_points(label[:, ::stride, ::stride], generator)
         steps = []
-        for points in self.grouping(packed.rows(output.embedding), packed.offsets):
+        for points in grouping(packed.rows(output.embedding), packed.offsets):
             steps.append(
                 rpe_ops.pairwise_loss(
                     points,

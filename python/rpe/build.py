@@ -1,0 +1,42 @@
+"""From settings to modules: the one place where a `Config` becomes a network, its grouping and its objective."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from .backbones import build_backbone
+from .config import Config
+from .grouping import RecurrentGrouping
+from .model import RPE
+from .objective import Objective
+
+
+def build_model(config: Config, backbone: nn.Module | None = None) -> RPE:
+    """The network that `config` describes, with fresh weights from PyTorch's global generator.
+
+    Args:
+        config: all settings; `model`, `grouping`, `objective.margin` and `backend` matter here.
+        backbone: used in place of the registered `model.backbone`.
+    """
+    settings = config.model
+    if backbone is None:
+        options = {
+            "channels": settings.channels,
+            "output_stride": settings.output_stride,
+            "norm": settings.norm,
+        }
+        backbone = build_backbone(settings.backbone, **options)
+    grouping = RecurrentGrouping(
+        num_steps=config.grouping.num_steps,
+        kappa=config.grouping.kappa,
+        margin=config.objective.margin,
+        eta=config.grouping.eta,
+        learn_kappa=config.grouping.learn_kappa,
+        backend=config.backend,
+    )
+    return RPE(backbone, dim=settings.dim, foreground=settings.foreground, grouping=grouping)
+
+
+def build_objective(config: Config) -> Objective:
+    """The losses that `config` describes."""
+    return Objective(config.objective, backend=config.backend)

@@ -1,0 +1,158 @@
+"""The `rpe` command. Each command reads its arguments, calls one function of the package and prints; errors
+of the user become one line.
+
+Heavy modules are imported inside the commands, so that `rpe --help` is quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import cyclopts
+from cyclopts import App, Parameter
+from rich.console import Console
+
+from .config import Config
+from .errors import UserError
+
+app = App(name="rpe", help="Recurrent pixel embedding: train, evaluate and use instance segmentation models.")
+
+Settings = Annotated[Config, Parameter(name="*")]
+_DEFAULTS = Config()
+
+
+@app.command
+def demo(*, out: Path = Path("runs/demo"), minutes: float = 4.0) -> None:
+    """Train on embedded synthetic images, group, evaluate with and without mean shift, write pictures and a
+    report.
+
+    Parameters
+    ----------
+    out: folder of the results; replaced.
+    minutes: about how long training may take.
+    """
+    from .demo import run_demo
+
+    run_demo(out, minutes=minutes, console=Console())
+
+
+@app.command
+def train(
+    config_file: Path,
+    /,
+    *,
+    settings: Settings = _DEFAULTS,
+    resume: bool = False,
+) -> None:
+    """Train a model, then evaluate it on the test split.
+
+    Parameters
+    ----------
+    config_file: TOML or YAML file; options on the command line come before it.
+    resume: go on from the last checkpoint in the output folder.
+    """
+    from .run import run_training
+
+    run_training(settings, config_file, resume=resume, console=Console())
+
+
+@app.command
+def evaluate(
+    checkpoint: Path,
+    /,
+    *,
+    data: str,
+    split: str | None = None,
+    out: Path | None = None,
+    num_steps: int | None = None,
+) -> None:
+    """Evaluate a checkpoint on a data set: a table, evaluation.json and report.html.
+
+    Parameters
+    ----------
+    checkpoint: model.pt or checkpoint.pt of a run.
+    data: FORMAT:ROOT.
+    split: part of the data set; all of it by default.
+    out: folder of the results; by default beside the checkpoint.
+    num_steps: mean-shift steps, in place of the checkpoint's.
+    """
+    from .predict import load
+    from .run import run_evaluation
+
+    run_evaluation(
+        load(checkpoint), data, split, out or checkpoint.parent, console=Console(), num_steps=num_steps
+    )
+
+
+@app.command
+def predict(checkpoint: Path, /, *images: Path, out: Path) -> None:
+    """Segment images: label map, overlay, embedding as RGB and COCO RLE JSON for each.
+
+    Parameters
+    ----------
+    checkpoint: model.pt or checkpoint.pt of a run.
+    images: image files.
+    out: folder of the results.
+    """
+    from .run import run_prediction
+
+    run_prediction(checkpoint, images, out, console=Console())
+
+
+@app.command(name="check-data")
+def check_data(data: str, /) -> None:
+    """Read a whole data set and say what is wrong and where.
+
+    Parameters
+    ----------
+    data: FORMAT:ROOT.
+    """
+    from .check_data import run
+
+    sys.exit(run(data))
+
+
+@app.command
+def info() -> None:
+    """Versions, rpe_ops backends, backbones and data formats."""
+    from .run import print_info
+
+    print_info(Console())
+
+
+def _file_below_options(app: App, commands: tuple[str, ...], arguments: cyclopts.ArgumentCollection) -> None:
+    """Values of the config file for every setting that the command line leaves open."""
+    from .settings import read_mapping
+
+    tokens = next(argument.tokens for argument in arguments if "CONFIG_FILE" in argument.names)
+    if not tokens:
+        return
+    path = tokens[0].value
+    values = cyclopts.config.Dict(_clean(read_mapping(path)), source=path, use_commands_as_keys=False)
+    values(app, commands, arguments)
+
+
+def _clean(value: Any) -> Any:
+    """Without the keys whose value is none: the default stands for them."""
+    if isinstance(value, dict):
+        return {key: _clean(item) for key, item in value.items() if item is not None}
+    return value
+
+
+app["train"].config = (_file_below_options,)
+
+
+def main() -> None:
+    """Entry point: run the command; a user's mistake is printed without a traceback and exits with 1."""
+    console = Console(stderr=True)
+    try:
+        app()
+    except (UserError, ValueError, OSError) as error:
+        console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

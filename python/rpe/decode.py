@@ -1,0 +1,155 @@
+"""From embeddings to label maps: background, recurrent grouping, hard clusters, planar components, sizes and
+scores.
+ Clusters come from `rpe_ops.connected_components` over converged points. Everything here is one image at
+inference time and without gradients; what the objects mean is not its business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from skimage.measure import label as planar_components
+from skimage.segmentation import expand_labels
+from torch import Tensor
+
+import rpe_ops
+
+from .config import DecodeConfig
+from .grouping import RecurrentGrouping
+from .stitching import stitch
+from .windows import Packed, pack
+
+_REPAIR_DISTANCE = 3
+"""Pixels over which a removed fragment's place is given to the object beside it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """Objects of one image."""
+
+    labels: NDArray[np.int32]
+    """`[H, W]`, 0 = background, objects 1..K without gaps."""
+    scores: NDArray[np.float32]
+    """`[K]` in 0..1, see `object_scores`."""
+
+
+@torch.no_grad()
+def decode(
+    embedding: Tensor,
+    foreground: Tensor | None,
+    size: tuple[int, int],
+    grouping: RecurrentGrouping,
+    config: DecodeConfig,
+) -> Segmentation:
+    """Group the embedding of one image into objects.
+
+    Args:
+        embedding: `[D, h, w]` unit vectors.
+        foreground: `[1, h, w]` logits, or None for a model without the head.
+        size: (H, W) of the image in pixels.
+        grouping: moves the points; `config.num_steps` overrides its number of steps.
+        config: thresholds and rules.
+
+    Returns:
+        Label map and one score per object.
+    """
+    stride = -(-size[0] // embedding.shape[1])
+    probability = foreground_probability(foreground, size, config)
+    mask = probability > config.foreground_threshold  # [H, W]
+    cells = _covering(mask, stride)  # [h, w]
+    clusters = _cluster(embedding, cells, grouping, config)  # [h, w], 0 = none
+    labels = clusters.repeat_interleave(stride, 0).repeat_interleave(stride, 1)[: size[0], : size[1]]
+    pixels = torch.where(mask, labels, 0).cpu().numpy()
+    if config.background == "largest" and pixels.any():
+        pixels = np.where(pixels == np.bincount(pixels[pixels > 0]).argmax(), 0, pixels)
+    objects = _clean(pixels, config)
+    scores = object_scores(objects, embedding, probability, stride)
+    return Segmentation(objects.astype(np.int32), scores)
+
+
+def foreground_probability(foreground: Tensor | None, size: tuple[int, int], config: DecodeConfig) -> Tensor:
+    """`[H, W]` probability of belonging to an object; all ones where the head is not asked."""
+    if config.background != "head":
+        return torch.ones(size)
+    if foreground is None:
+        raise ValueError(
+            "decode.background is 'head' but the model has no foreground head; use 'largest' or 'none'"
+        )
+    return F.interpolate(foreground[None], size=size, mode="bilinear", align_corners=False)[0, 0].sigmoid()
+
+
+def object_scores(
+    objects: NDArray[np.integer], embedding: Tensor, probability: Tensor, stride: int
+) -> NDArray[np.float32]:
+    """Score of each object 1..K: mean foreground probability times mean similarity of its embeddings to their
+    mean.
+
+    The similarity s = (1 + cos) / 2 is taken before grouping, so an object whose pixels agree without help
+    scores high.
+    """
+    count = int(objects.max(initial=0))
+    if count == 0:
+        return np.zeros(0, dtype=np.float32)
+    index = torch.from_numpy(np.ascontiguousarray(objects, dtype=np.int64))
+    confidence = _mean_by(probability.cpu().reshape(-1, 1), index.reshape(-1), count)[:, 0]
+    cells = index[::stride, ::stride].reshape(-1)
+    points = embedding.cpu().flatten(1).T  # [h * w, D]
+    centre = F.normalize(_mean_by(points, cells, count), dim=1)
+    cosine = (points * centre[(cells - 1).clamp(min=0)]).sum(1, keepdim=True)
+    similarity = (1 + _mean_by(cosine, cells, count)[:, 0]) / 2
+    return (confidence * similarity).clamp(0, 1).numpy().astype(np.float32)
+
+
+def _cluster(embedding: Tensor, cells: Tensor, grouping: RecurrentGrouping, config: DecodeConfig) -> Tensor:
+    """Cluster numbers `[h, w]` of the cells in the mask, 0 elsewhere."""
+    if config.window > 0:
+        return stitch(cells, config.window, lambda part: _hard_labels(embedding, part, grouping, config))
+    packed = pack(cells[None])
+    clusters = torch.zeros_like(cells, dtype=torch.int64)
+    clusters.view(-1)[packed.cell] = _hard_labels(embedding, packed, grouping, config) + 1
+    return clusters
+
+
+def _hard_labels(
+    embedding: Tensor, packed: Packed, grouping: RecurrentGrouping, config: DecodeConfig
+) -> Tensor:
+    """`[T]` cluster of each packed point, numbered from 0 within its window."""
+    points = grouping(packed.rows(embedding[None]), packed.offsets, config.num_steps)[-1]
+    return rpe_ops.connected_components(
+        points, threshold=config.threshold, offsets=packed.offsets, backend=grouping.backend
+    )
+
+
+def _covering(mask: Tensor, stride: int) -> Tensor:
+    """`[h, w]` cells in which any pixel of `[H, W]` is set."""
+    if stride == 1:
+        return mask
+    height, width = mask.shape
+    padded = F.pad(mask[None, None].float(), (0, -width % stride, 0, -height % stride))
+    return F.max_pool2d(padded, stride)[0, 0] > 0
+
+
+def _clean(pixels: NDArray[np.integer], config: DecodeConfig) -> NDArray[np.integer]:
+    """Cut clusters in the plane, drop objects below the minimum size, close the holes they leave, number the rest."""
+    objects = planar_components(pixels, background=0, connectivity=1) if config.connected else pixels
+    sizes = np.bincount(objects.reshape(-1))
+    too_small = sizes < config.min_size
+    too_small[0] = False
+    if too_small.any():
+        fragments = too_small[objects]
+        objects = np.where(fragments, 0, objects)
+        objects = np.where(fragments, expand_labels(objects, _REPAIR_DISTANCE), objects)
+    _, dense = np.unique(objects, return_inverse=True)
+    dense = dense.reshape(objects.shape)
+    return np.asarray(dense if (objects == 0).any() else dense + 1)
+
+
+def _mean_by(values: Tensor, index: Tensor, count: int) -> Tensor:
+    """Mean of `[n, C]` rows over each index 1..count, zeros where there is none."""
+    total = torch.zeros(count + 1, values.shape[1], dtype=values.dtype).index_add_(0, index, values)
+    number = torch.bincount(index, minlength=count + 1).clamp(min=1)
+    return (total / number[:, None].to(values.dtype))[1:]

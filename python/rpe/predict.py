@@ -1,0 +1,167 @@
+"""A trained model as an object that segments images: `rpe.load(checkpoint).predict(image)`.
+ It joins preprocessing, the network (in overlapping tiles where an image is large) and `decode.py`. Writing
+result files is `export.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from .build import build_model
+from .checkpoint import load_weights, read_checkpoint
+from .config import Config
+from .data import read_image
+from .decode import decode
+from .errors import UserError
+from .model import RPE, Output
+from .preprocess import preprocess
+
+_TILE = 1024
+"""Side in pixels up to which an image passes through the network at once."""
+_CONTEXT = 128
+"""Pixels around a tile that the network sees too."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Objects of one image."""
+
+    labels: NDArray[np.int32]
+    """`[H, W]`, 0 = background, objects 1..K without gaps."""
+    scores: NDArray[np.float32]
+    """`[K]` in 0..1: mean foreground probability times mean similarity of an object's embeddings to their mean."""
+    embedding: NDArray[np.float32]
+    """`[D, h, w]` unit vectors before grouping, at the model's output stride."""
+
+    def masks(self) -> NDArray[np.bool_]:
+        """`[K, H, W]`, one mask per object, in the order of `scores`."""
+        return self.labels[None] == np.arange(1, len(self.scores) + 1)[:, None, None]
+
+
+class Predictor:
+    """A network with the settings that turn its output into objects.
+
+    Args:
+        model: the network.
+        config: preprocessing and decoding rules.
+        device: where to run.
+    """
+
+    def __init__(self, model: RPE, config: Config, device: str | torch.device = "cpu") -> None:
+        self.model = model.to(device).eval()
+        self.config, self.device = config, torch.device(device)
+
+    def predict(
+        self, image: str | Path | NDArray[np.generic] | Tensor, *, num_steps: int | None = None
+    ) -> Prediction:
+        """Segment one image.
+
+        Args:
+            image: a file, `[H, W]` or `[H, W, 3]` array (integers are divided by their type's maximum), or a
+                tensor `[3, H, W]` in 0..1.
+            num_steps: mean-shift steps, in place of the config's.
+
+        Raises:
+            DataError: the file cannot be read.
+            UserError: the array is not an image.
+        """
+        tensor = as_image(image)
+        size = (tensor.shape[1], tensor.shape[2])
+        output = self.embed(tensor)
+        rules = self.config.decode if num_steps is None else replace(self.config.decode, num_steps=num_steps)
+        foreground = None if output.foreground is None else output.foreground[0]
+        result = decode(output.embedding[0], foreground, size, self.model.grouping, rules)
+        return Prediction(result.labels, result.scores, output.embedding[0].cpu().numpy())
+
+    @torch.no_grad()
+    def embed(self, image: Tensor) -> Output:
+        """Network output of one image `[3, H, W]`, preprocessed as in training; tiled where it is large."""
+        batch = preprocess(image.to(self.device), self.config.model)[None]
+        height, width = batch.shape[-2:]
+        if max(height, width) <= _TILE + 2 * _CONTEXT:
+            output: Output = self.model(batch)
+            return output
+        stride = self.model.output_stride
+        rows, columns = -(-height // stride), -(-width // stride)
+        embedding = batch.new_empty(1, self.model.dim, rows, columns)
+        foreground = None if self.model.foreground_head is None else batch.new_empty(1, 1, rows, columns)
+        for (top, bottom, above), (left, right, before) in _tiles(height, width):
+            view = batch[..., above : bottom + _CONTEXT, before : right + _CONTEXT]
+            part: Output = self.model(view)
+            inner = (
+                ...,
+                slice((top - above) // stride, (top - above) // stride - (-(bottom - top) // stride)),
+                slice((left - before) // stride, (left - before) // stride - (-(right - left) // stride)),
+            )
+            outer = (
+                ...,
+                slice(top // stride, -(-bottom // stride)),
+                slice(left // stride, -(-right // stride)),
+            )
+            embedding[outer] = part.embedding[inner]
+            if foreground is not None and part.foreground is not None:
+                foreground[outer] = part.foreground[inner]
+        return Output(embedding, foreground)
+
+
+def load(checkpoint: str | Path, *, device: str = "cpu", backbone: nn.Module | None = None) -> Predictor:
+    """A `Predictor` from a checkpoint of `rpe train`.
+
+    Args:
+        checkpoint: model.pt or checkpoint.pt.
+        device: where to run.
+        backbone: module for a checkpoint that was trained with one of your own.
+
+    Raises:
+        UserError: the file is missing, not a checkpoint, of a newer format or of another model.
+    """
+    content = read_checkpoint(checkpoint)
+    config: Config = content["config"]
+    try:
+        model = build_model(config, backbone)
+    except ValueError as error:
+        raise UserError(
+            f"{checkpoint}: its model cannot be built: {error}; register the backbone or pass it to rpe.load"
+        ) from error
+    load_weights(model, content["model"], str(checkpoint))
+    return Predictor(model, config, device)
+
+
+def as_image(image: str | Path | NDArray[np.generic] | Tensor) -> Tensor:
+    """A file, array or tensor as float32 `[3, H, W]` in 0..1."""
+    if isinstance(image, (str, Path)):
+        return torch.from_numpy(read_image(Path(image)))
+    if isinstance(image, Tensor):
+        if image.dim() != 3 or image.shape[0] != 3 or not image.is_floating_point():
+            raise UserError(
+                f"predict: a tensor image must be floating [3, H, W] in 0..1, got {image.dtype} {list(image.shape)}; "
+                "pass a NumPy array for [H, W, 3]"
+            )
+        return image.float()
+    array = np.asarray(image)
+    if array.ndim == 2:
+        array = np.repeat(array[:, :, None], 3, axis=2)
+    if array.ndim != 3 or array.shape[2] not in (3, 4) or array.dtype.kind not in "uifb":
+        raise UserError(
+            f"predict: an image array must be [H, W] or [H, W, 3], got {array.dtype} {list(array.shape)}"
+        )
+    scale = float(np.iinfo(array.dtype).max) if array.dtype.kind in "ui" else 1.0
+    planes = np.ascontiguousarray(array[:, :, :3].transpose(2, 0, 1), dtype=np.float32)
+    return torch.from_numpy(planes / np.float32(scale))
+
+
+def _tiles(height: int, width: int) -> Iterator[tuple[tuple[int, int, int], tuple[int, int, int]]]:
+    """(start, end, start of the context) along rows and along columns, for each tile."""
+    for top in range(0, height, _TILE):
+        for left in range(0, width, _TILE):
+            yield (
+                (top, min(top + _TILE, height), max(0, top - _CONTEXT)),
+                (left, min(left + _TILE, width), max(0, left - _CONTEXT)),
+            )

@@ -1,0 +1,85 @@
+"""What the commands do, one function each: they join training, evaluation, prediction and reports, and print
+for people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+import rpe_ops
+
+from .backbones import names as backbone_names
+from .config import Config
+from .data import formats, open_dataset
+from .errors import UserError
+from .evaluate import evaluate, result_table, write_json
+from .export import write_prediction
+from .predict import Predictor, as_image, load
+
+
+def run_training(
+    config: Config, config_file: Path, *, resume: bool, console: Console
+) -> dict[str, Any] | None:
+    """Train, then evaluate on the test split."""
+    from .train import train
+
+    if not config.output:
+        config = replace(config, output=str(Path("runs") / config_file.stem))
+    model = train(config, resume=resume)
+    console.print(f"weights: {model}", highlight=False, soft_wrap=True)
+    if not config.data.test_split:
+        return None
+    return run_evaluation(
+        load(model), config.data.root, config.data.test_split, model.parent, console=console
+    )
+
+
+def run_evaluation(
+    predictor: Predictor,
+    data: str,
+    split: str | None,
+    out: Path,
+    *,
+    console: Console,
+    num_steps: int | None = None,
+) -> dict[str, Any]:
+    """Evaluate; prints the table, writes evaluation.json and report.html into `out`."""
+    dataset = open_dataset(data, split)
+    result = evaluate(predictor, dataset, num_steps=num_steps, console=console)
+    console.print(result_table(result, f"{data} {split or 'everything'}"))
+    write_json(result, out / "evaluation.json")
+    console.print(f"numbers: {out / 'evaluation.json'}", highlight=False, soft_wrap=True)
+    return result
+
+
+def run_prediction(checkpoint: Path, images: Sequence[Path], out: Path, *, console: Console) -> None:
+    """Segment files and write the results of each."""
+    if not images:
+        raise UserError("rpe predict: no image given; name one or more image files after the checkpoint")
+    stems = [path.stem for path in images]
+    double = {stem for stem in stems if stems.count(stem) > 1}
+    if double:
+        raise UserError(
+            f"rpe predict: several images are called {sorted(double)[0]!r}; their results would overwrite each other"
+        )
+    predictor = load(checkpoint)
+    for path in track(images, "predicting", console=console, disable=not console.is_terminal):
+        image = as_image(path)
+        prediction = predictor.predict(image)
+        files = write_prediction(out, path.stem, image, prediction)
+        console.print(
+            f"{path}: {len(prediction.scores)} objects -> {files['labels']}", highlight=False, soft_wrap=True
+        )
+
+
+def print_info(console: Console) -> None:
+    """Versions and registries."""
+    console.print(rpe_ops.show_config(), highlight=False, markup=False, soft_wrap=True)
+    console.print(f"backbones: {', '.join(backbone_names())}", highlight=False, soft_wrap=True)
+    console.print(f"data formats: {', '.join(formats())}", highlight=False, soft_wrap=True)

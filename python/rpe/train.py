@@ -1,0 +1,226 @@
+"""The training loop: accelerate for devices, precision and processes; views, objective and checkpoints from
+their own files.
+ Every number that step s draws is a function of (seed, s) or of a state in the checkpoint, so a run that was
+killed and resumed ends with the same weights, bit for bit. Evaluation when training ends is `evaluate.py`;
+the command line is `cli.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.utils.data
+from accelerate import Accelerator
+from accelerate.utils import gather_object, set_seed
+from torch import Tensor, nn
+
+from .build import build_model, build_objective
+from .checkpoint import load_weights, random_state, read_checkpoint, save_checkpoint, set_random_state
+from .config import Config
+from .data import open_dataset, sample_generator
+from .errors import UserError
+from .objective import Losses
+from .progress import TrainingProgress
+from .settings import flatten, to_mapping
+from .views import TrainingViews
+
+CHECKPOINT = "checkpoint.pt"
+"""Latest state of a run: weights and everything needed to go on."""
+MODEL = "model.pt"
+"""Final weights."""
+_FREE_KEYS = (
+    "output",
+    "data.root",
+    "data.test_split",
+    "train.threads",
+    "train.workers",
+    "train.log_every",
+    "train.checkpoint_every",
+)
+"""Settings that may differ between the parts of a resumed run: they do not change the weights."""
+
+
+class TrainingStep(nn.Module):
+    """Network and objective as one module, so that wrappers (DDP) see a single forward."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.model = build_model(config)
+        self.objective = build_objective(config)
+
+    def forward(self, image: Tensor, label: Tensor, generator: torch.Generator) -> Losses:
+        losses: Losses = self.objective(self.model(image), label, self.model.grouping, generator)
+        return losses
+
+
+def train(config: Config, *, resume: bool = False) -> Path:
+    """Train `config` to its last step.
+
+    Args:
+        config: all settings; `config.output` must be set.
+        resume: go on from the output folder's checkpoint where there is one.
+
+    Returns:
+        Path of the final weights.
+
+    Raises:
+        UserError: the output folder already holds a run and `resume` is off, or the run there had other
+            settings.
+    """
+    output = Path(config.output)
+    state = _previous_state(output / CHECKPOINT, config, resume)
+    if config.train.threads > 0:
+        torch.set_num_threads(config.train.threads)
+    torch.set_flush_denormal(True)
+    accelerator = Accelerator(
+        mixed_precision=config.train.precision,
+        gradient_accumulation_steps=config.train.accumulate,
+        log_with="tensorboard",
+        project_dir=str(output),
+    )
+    set_seed(config.seed)
+    step_module = TrainingStep(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(
+        step_module.parameters(), lr=config.train.learning_rate, weight_decay=config.train.weight_decay
+    )
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, config))
+    start = 0
+    if state is not None:
+        load_weights(step_module.model, state["model"], str(output / CHECKPOINT))
+        optimizer.load_state_dict(state["training"]["optimizer"])
+        scheduler.load_state_dict(state["training"]["scheduler"])
+        start = int(state["training"]["step"])
+    loader = _loader(config, start, accelerator.num_processes)
+    step_module, optimizer, loader = accelerator.prepare(step_module, optimizer, loader)
+    accelerator.init_trackers("tensorboard", config=_trackable(config))
+    if state is not None:
+        set_random_state(state["training"]["random"][accelerator.process_index])
+    batches = iter(loader)
+    step_module.train()
+    with TrainingProgress(config.train.steps, start, show=accelerator.is_main_process) as progress:
+        for step in range(start, config.train.steps):
+            losses = _one_step(accelerator, step_module, optimizer, batches, config, step)
+            scheduler.step()
+            done = step + 1
+            if done % config.train.log_every == 0 or done == config.train.steps:
+                values = _scalars(losses, scheduler.get_last_lr()[0])
+                accelerator.log(values, step=done)
+                progress.report(done, values)
+            progress.advance()
+            if done % config.train.checkpoint_every == 0 or done == config.train.steps:
+                _save(accelerator, step_module, optimizer, scheduler, config, done)
+    accelerator.end_training()
+    return output / MODEL
+
+
+def one_cycle(step: int, config: Config) -> float:
+    """Factor of the learning rate at a step: linear warm-up, then a cosine to zero."""
+    settings = config.train
+    warm = max(1, round(settings.warmup * settings.steps))
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, settings.steps - warm)))
+
+
+def _one_step(
+    accelerator: Accelerator,
+    step_module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterator[dict[str, Tensor]],
+    config: Config,
+    step: int,
+) -> Losses:
+    """One optimiser step over `accumulate` batches; the losses are those of the last batch."""
+    generator = sample_generator(config.seed, 1 + accelerator.process_index, step)
+    for _ in range(config.train.accumulate):
+        batch = next(batches)
+        image = batch["image"].contiguous(memory_format=torch.channels_last)
+        with accelerator.accumulate(step_module):
+            losses: Losses = step_module(image, batch["label"], generator)
+            accelerator.backward(losses.total)
+            if config.train.clip > 0 and accelerator.sync_gradients:
+                accelerator.clip_grad_norm_(step_module.parameters(), config.train.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+    return losses
+
+
+def _loader(config: Config, start: int, num_processes: int) -> torch.utils.data.DataLoader[dict[str, Tensor]]:
+    """Views from `start` to the last step, in order."""
+    settings = config.train
+    per_step = settings.batch_size * settings.accumulate * num_processes
+    samples = open_dataset(config.data.root, config.data.train_split or None)
+    views = TrainingViews(
+        samples, config.data, config.model, seed=config.seed, count=settings.steps * per_step
+    )
+    views.load()
+    return torch.utils.data.DataLoader(
+        views,
+        batch_size=settings.batch_size,
+        sampler=range(start * per_step, len(views)),
+        num_workers=settings.workers,
+        # A generator of its own: a loader draws from it when it starts, and a resumed run starts one more.
+        generator=torch.Generator().manual_seed(config.seed),
+    )
+
+
+def _save(
+    accelerator: Accelerator,
+    step_module: nn.Module,
+    optimizer: Any,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    config: Config,
+    step: int,
+) -> None:
+    """Write the checkpoint, and after the last step the final weights too."""
+    states = gather_object([random_state()])
+    if not accelerator.is_main_process:
+        return
+    weights = accelerator.unwrap_model(step_module).model.state_dict()
+    training = {
+        "step": step,
+        "optimizer": optimizer.state_dict(),
+        "scheduler": scheduler.state_dict(),
+        "random": states,
+    }
+    output = Path(config.output)
+    save_checkpoint(output / CHECKPOINT, config, weights, training)
+    if step == config.train.steps:
+        save_checkpoint(output / MODEL, config, weights)
+
+
+def _previous_state(path: Path, config: Config, resume: bool) -> dict[str, Any] | None:
+    """The checkpoint to go on from, or None for a fresh run."""
+    if not path.exists():
+        return None
+    if not resume:
+        raise UserError(
+            f"{path}: this folder already holds a run; add --resume to go on, or choose another --output"
+        )
+    state = read_checkpoint(path)
+    before, now = flatten(to_mapping(state["config"])), flatten(to_mapping(config))
+    changed = [key for key in now if before[key] != now[key] and key not in _FREE_KEYS]
+    if changed:
+        listing = ", ".join(f"{key} was {before[key]!r} and is {now[key]!r}" for key in changed)
+        raise UserError(
+            f"{path}: the run cannot be resumed with other settings: {listing}; undo them or choose another --output"
+        )
+    return state
+
+
+def _scalars(losses: Losses, rate: float) -> dict[str, float]:
+    """What TensorBoard and the progress bar show."""
+    values = {"loss/total": losses.total.item(), "loss/foreground": losses.foreground.item(), "rate": rate}
+    values.update({f"loss/step_{index}": value for index, value in enumerate(losses.steps.tolist())})
+    return values
+
+
+def _trackable(config: Config) -> dict[str, Any]:
+    """The config as TensorBoard takes it: numbers and strings."""
+    flat = flatten(to_mapping(replace(config)))
+    return {key: value if isinstance(value, (int, float, str)) else str(value) for key, value in flat.items()}

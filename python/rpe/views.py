@@ -1,0 +1,106 @@
+"""Random training views of a data set, as a map-style dataset: view number k is a function of (seed, k)
+alone.
+ That makes the data order part of no state: resuming at step s means starting at view s * batch size, with
+any number of workers. Images are preprocessed once and kept in memory while they fit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import replace
+
+import torch
+import torch.utils.data
+from torch import Tensor
+
+from .config import DataConfig, ModelConfig
+from .data import Dataset, Sample, augment, sample_generator
+from .preprocess import preprocess
+
+_CACHE_BYTES = 2 * 2**30
+_EMPTY_RETRIES = 4
+"""Draws after which a view without any object is accepted: empty ground must be seen, but not often."""
+
+
+class TrainingViews(torch.utils.data.Dataset[dict[str, Tensor]]):
+    """Views of `samples`, `count` of them.
+
+    Args:
+        samples: the data set; read lazily, once.
+        data: how views are cut.
+        model: preprocessing of the images.
+        seed: of every draw.
+        count: length.
+    """
+
+    def __init__(
+        self, samples: Dataset, data: DataConfig, model: ModelConfig, *, seed: int, count: int
+    ) -> None:
+        self.samples, self.data, self.model = samples, data, model
+        self.seed, self.count = seed, count
+        self._cache: dict[int, Sample] = {}
+        self._cached_bytes = 0
+        self._chance: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """View `index`: image float32 `[3, crop, crop]`, label int64 `[crop, crop]`."""
+        generator = sample_generator(self.seed, 0, index)
+        for _ in range(_EMPTY_RETRIES):
+            chosen = int(torch.multinomial(self._chances(), 1, generator=generator))
+            view = self._view(self._sample(chosen), generator)
+            if bool((view.label > 0).any()):
+                break
+        return {"image": view.image, "label": view.label}
+
+    def load(self) -> None:
+        """Read every sample now, in this process (before workers are forked)."""
+        self._chances()
+
+    def _view(self, sample: Sample, generator: torch.Generator) -> Sample:
+        data = self.data
+        view = augment(
+            sample,
+            data.crop,
+            generator,
+            scale=data.scale,
+            brightness=data.brightness,
+            contrast=data.contrast,
+            colour=data.colour,
+            min_pixels=data.min_pixels,
+        )
+        image = view.image
+        if data.gamma > 0:
+            image = image ** math.exp(data.gamma * (2 * float(torch.rand(1, generator=generator)) - 1))
+        if data.noise > 0:
+            spread = data.noise * float(torch.rand(1, generator=generator))
+            image = image + spread * torch.randn(image.shape, generator=generator)
+        return replace(view, image=image)
+
+    def _sample(self, index: int) -> Sample:
+        sample = self._cache.get(index)
+        if sample is None:
+            sample = self.samples[index]
+            sample = replace(sample, image=preprocess(sample.image, self.model))
+            size = sample.image.nbytes + sample.label.nbytes
+            if self._cached_bytes + size <= _CACHE_BYTES:
+                self._cache[index] = sample
+                self._cached_bytes += size
+        return sample
+
+    def _chances(self) -> Tensor:
+        """`[len(samples)]` chance of each image: kinds count by their number of images to the power 1 - balance."""
+        if self._chance is None:
+            kinds = [_group(self._sample(index)) for index in range(len(self.samples))]
+            number = Counter(kinds)
+            weight = [number[kind] ** -self.data.balance for kind in kinds]
+            self._chance = torch.tensor(weight, dtype=torch.float64)
+        return self._chance
+
+
+def _group(sample: Sample) -> tuple[str | None, int]:
+    """Images of one kind and about one size are balanced as one group."""
+    return sample.kind, round(math.log2(sample.label.numel()))
