@@ -95,9 +95,13 @@ def mean_shift_step(
     if y.shape[0] == 0:
         return unit_rows(points)
     logit = kappa * (points @ y.T)
-    if mass is not None:
-        logit = logit + mass.log()
-    return unit_rows(eta * (logit.softmax(1) @ y) + (1.0 - eta) * points)
+    if mass is None:
+        probability = logit.softmax(1)
+    else:
+        nearest = torch.where(mass > 0, logit, -torch.inf).amax(1, keepdim=True).detach()
+        kernel = mass * torch.exp(logit - nearest)
+        probability = kernel / kernel.sum(1, keepdim=True)
+    return unit_rows(eta * (probability @ y) + (1.0 - eta) * points)
 
 
 def mean_shift(

@@ -1,4 +1,4 @@
-"""`rpe_ops.pairwise_loss` at its edges, and its determinism; the facts of the ordinary case: `test_pairwise_loss.py`."""
+"""`rpe_ops.pairwise_loss` at its edges, and its determinism; the ordinary case: `test_pairwise_loss.py`."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ import numerics
 import problems
 import rpe_ops
 
-# Edges: sizes
+# Sizes
 
 
 @pytest.mark.parametrize("num_points", problems.SIZES)
@@ -61,7 +61,7 @@ def test_offsets_of_any_integer_dtype(backend, dtype):
     assert all(map(torch.equal, result, expected))
 
 
-# Edges: instances
+# Instances
 
 
 @pytest.mark.parametrize("instances", [1, 2, 50])
@@ -133,7 +133,7 @@ def test_ignore_index_that_no_label_can_have_ignores_nothing(backend, dtype, val
     numerics.assert_same(loss, run(embedding, plain, backend=backend)[0])
 
 
-# Edges: values
+# Values
 
 
 @pytest.mark.parametrize("dtype", problems.DTYPES)
@@ -207,7 +207,7 @@ def test_float32_rows_of_extreme_length(backend):
     numerics.assert_gradients((grad.double() * scale).float(), exact_grad, run_naive(unit.float(), label)[1])
 
 
-# Edges: memory layouts
+# Memory layouts
 
 
 def test_strided_inputs(backend):
