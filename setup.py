@@ -9,6 +9,7 @@ flag stands here.
 import importlib.util
 import os
 import shutil
+import sys
 from pathlib import Path
 
 from setuptools import Distribution, setup
@@ -25,6 +26,7 @@ def load_native_build():
     """The native build module, loaded by its path: the package around it needs torch and is not imported."""
     spec = importlib.util.spec_from_file_location("rpe_ops_native_build", ROOT / NATIVE_FOLDER / "build.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
 

@@ -1,6 +1,6 @@
-"""Uses an installed wheel: one operator forward and backward per CPU backend. Argument: the checkout to stay clear of.
+"""Uses an installed wheel: two operators, forward and backward, on both CPU backends, which must agree.
 
-The backend "cpu" is compiled here from the sources that the wheel carries.
+Arguments: the checkout that must not be imported from, and the folder that the native library must be loaded from.
 """
 
 import sys
@@ -11,7 +11,7 @@ import torch
 import rpe
 import rpe_ops
 
-checkout = Path(sys.argv[1])
+checkout, library_folder = Path(sys.argv[1]), sys.argv[2]
 for package in (rpe_ops, rpe):
     location = Path(package.__file__).resolve()
     if checkout in location.parents:
@@ -31,3 +31,7 @@ for backend in ("torch", "cpu"):
 print("losses:", losses)
 if abs(losses["torch"] - losses["cpu"]) > 1e-4 * abs(losses["torch"]):
     raise SystemExit("the backends disagree")
+state = str(rpe_ops.show_config()["native build"])
+print(state)
+if library_folder not in state:
+    raise SystemExit(f"the native library was not loaded from {library_folder}")
