@@ -1,0 +1,277 @@
+// Mean-shift backward kernels of one SIMD variant (math/sphere_step.h, launch/mean_shift.h).
+//
+// Equation, with h_i = eta g_i, e_i = h_i.M_i, S_ij = P_ij (h_i.y_j - e_i):
+//   R_i = sum_j S_ij y_j;  C_j = sum_i (P_ij h_i + kappa S_ij x_i);  dL/db_j = sum_i S_ij;  dL/dkappa = sum_i x_i.R_i.
+// `pair` (blurring, fixed route) owns both blocks. P_ij = K_ij m_j f_i with f = 1/density, K symmetric, so with H = f h,
+// E = f e:  T_ij = S_ij + S_ji = K_ij ( H_i.(m_j x_j) + (m_i x_i).H_j - m_j E_i - m_i E_j )  is symmetric too, and
+//   grad_i = (1 - eta) g_i + m_i (K H)_i + kappa (T X)_i;  dL/db_j = m_j (x_j.(K H)_j - (K E)_j);  dL/dkappa = x.(T X)/2.
+// `rectangle` owns a block of points and a block of sources and forms P and S themselves.
+// Tiles (kTileRows rows) live in the L2 cache; products accumulate in registers in T, scalars in double.
+// Deterministic: the schedule fixes the order of every sum.
+#include "../math/sphere_step.h"
+#include "mean_shift.h"
+
+namespace rpe {
+namespace RPE_SIMD {
+namespace {
+
+template <class T>
+struct Scratch {
+  T weights[kTileRows * kMaxColumns];
+  T slopes[kTileRows * kMaxColumns];
+};
+
+template <class T>
+void prologue(const MeanShift<T>& p, int64_t index) {
+  const Block& block = p.point_blocks[index];
+  const Route& route = p.routes[block.image];
+  const bool symmetric = p.blurring && route.fixed;
+  double grad_eta = 0;
+  for (int64_t i = 0; i < block.rows; ++i) {
+    const int64_t row = block.row + i, in = block.source + i;
+    T* slope = p.slope_rows + row * p.stride;
+    for (int64_t d = 0; d < p.stride; ++d) slope[d] = T(0);
+    p.slope_offset[row] = T(0);
+    if (i >= block.valid) continue;
+    const T* mean = p.saved_mean + in * p.dim;
+    T* grad_point = p.grad_points + in * p.dim;
+    const T log_density = p.saved_log_density[in];
+    const bool has_mass = log_density != -T(__builtin_inf());
+    const double along = sphere_step_gradient(p.grad_moved + in * p.dim, p.points + in * p.dim, mean, p.eta, p.dim, grad_point);
+    if (!has_mass) continue;
+    grad_eta += along;
+    // On the fixed route the density is known again; the running route recomputes it with its own reference.
+    if (route.fixed) p.density[row] = __builtin_exp(double(log_density) - route.bias);
+    const T inverse = symmetric ? T(1.0 / p.density[row]) : T(1);
+    T offset = 0;
+    for (int64_t d = 0; d < p.dim; ++d) {
+      const T h = p.eta * grad_point[d];
+      // The order and rounding of the tile's dot products: where the mean is one source, S is exactly 0.
+      offset = fma(h, mean[d], offset);
+      slope[d] = inverse * h;
+      grad_point[d] *= T(1) - p.eta;
+    }
+    p.slope_offset[row] = inverse * offset;
+  }
+  p.block_grad_eta[index] = grad_eta;
+  if (symmetric) pack_panels(p.slope_rows + block.row * p.stride, block.rows, p.stride, p.dim, p.slope_panels + block.row * p.dim);
+}
+
+template <class T>
+void clear_sources(const MeanShift<T>& p, int64_t index) {
+  const Block& block = p.source_blocks[index];
+  for (int64_t i = block.row * p.stride; i < (block.row + block.rows) * p.stride; ++i) {
+    p.weighted_sums[i] = T(0);
+    p.slope_sums[i] = T(0);
+  }
+  for (int64_t row = block.row; row < block.row + block.rows; ++row) p.offset_sums[row] = 0;
+  if (p.mass_panels != p.source_panels)
+    pack_panels(p.mass_rows + block.row * p.stride, block.rows, p.stride, p.dim, p.mass_panels + block.row * p.dim);
+}
+
+// K and T of kTileRows rows against all columns. (K E) of both sides is summed on the way where it is asked for.
+template <class T>
+RPE_KERNEL void symmetric_tiles(const MeanShift<T>& p, int64_t row, const Block& columns, Scratch<T>& scratch) {
+  using S = Simd<T>;
+  using V = typename S::Vector;
+  const V scale = broadcast<V>(T(double(p.kappa) * kLog2E));
+  V acc[S::kRows][S::kVectors];
+  for (int64_t j = 0; j < columns.rows; j += kPanel<T>) {
+    const int64_t column = columns.row + j;
+    for (int64_t i = 0; i < kTileRows; i += S::kRows) {
+      const int64_t own = row + i;
+      T* weights = scratch.weights + i * kMaxColumns + j;
+      T* slopes = scratch.slopes + i * kMaxColumns + j;
+      clear<T>(acc);
+      dot_micro<T>(p.point_rows + own * p.stride, p.stride, p.source_panels + column * p.dim, p.dim, acc);
+      RPE_UNROLL
+      for (int r = 0; r < S::kRows; ++r) {
+        RPE_UNROLL
+        for (int v = 0; v < S::kVectors; ++v)
+          store(weights + r * kMaxColumns + v * kLanes<T>, exp2(fma(acc[r][v], scale, -scale)));
+      }
+      clear<T>(acc);
+      dot_micro<T>(p.slope_rows + own * p.stride, p.stride, p.mass_panels + column * p.dim, p.dim, acc);
+      dot_micro<T>(p.mass_rows + own * p.stride, p.stride, p.slope_panels + column * p.dim, p.dim, acc);
+      RPE_UNROLL
+      for (int v = 0; v < S::kVectors; ++v) {
+        const V column_mass = load<V>(p.mass + column + v * kLanes<T>);
+        const V column_offset = load<V>(p.slope_offset + column + v * kLanes<T>);
+        RPE_UNROLL
+        for (int r = 0; r < S::kRows; ++r) {
+          V slope = fma(-column_mass, broadcast<V>(p.slope_offset[own + r]), acc[r][v]);
+          slope = fma(-column_offset, broadcast<V>(p.mass[own + r]), slope);
+          const int64_t at = r * kMaxColumns + v * kLanes<T>;
+          store(slopes + at, slope * load<V>(weights + at));
+        }
+      }
+    }
+  }
+}
+
+// (K E)_i += sum_j K_ij E_j and (K E)_j += sum_i K_ij E_i.
+template <class T>
+RPE_KERNEL void sum_offsets(const MeanShift<T>& p, int64_t row, const Block& columns, bool diagonal, const Scratch<T>& scratch) {
+  using V = typename Simd<T>::Vector;
+  for (int64_t i = 0; i < kTileRows; ++i) {
+    V sum = V{};
+    for (int64_t j = 0; j < columns.rows; j += kLanes<T>)
+      sum = fma(load<V>(scratch.weights + i * kMaxColumns + j), load<V>(p.slope_offset + columns.row + j), sum);
+    p.offset_sums[row + i] += lane_sum(sum);
+  }
+  for (int64_t j = 0; j < columns.rows && !diagonal; j += kLanes<T>) {
+    V sum = V{};
+    for (int64_t i = 0; i < kTileRows; ++i)
+      sum = fma(load<V>(scratch.weights + i * kMaxColumns + j), broadcast<V>(p.slope_offset[row + i]), sum);
+    T lane[kLanes<T>];
+    store(lane, sum);
+    for (int l = 0; l < kLanes<T>; ++l) p.offset_sums[columns.row + j + l] += double(lane[l]);
+  }
+}
+
+template <class T>
+void pair(const MeanShift<T>& p, BlockPair blocks, void* memory) {
+  Scratch<T>& scratch = *static_cast<Scratch<T>*>(memory);
+  const Block& rows = p.point_blocks[blocks.row_block];
+  const Block& columns = p.point_blocks[blocks.column_block];
+  const bool diagonal = blocks.row_block == blocks.column_block;
+  const int64_t other = columns.row * p.stride;
+  for (int64_t i = 0; i < rows.rows; i += kTileRows) {
+    const int64_t row = rows.row + i, own = row * p.stride;
+    symmetric_tiles<T>(p, row, columns, scratch);
+    if (p.with_grad_weight) sum_offsets<T>(p, row, columns, diagonal, scratch);
+    accumulate_rows<T>(scratch.weights, kMaxColumns, kTileRows, columns.rows, p.slope_rows + other, p.stride, p.weighted_sums + own);
+    accumulate_rows<T>(scratch.slopes, kMaxColumns, kTileRows, columns.rows, p.source_rows + other, p.stride, p.slope_sums + own);
+    if (diagonal) continue;
+    accumulate_columns<T>(scratch.weights, kMaxColumns, kTileRows, columns.rows, p.slope_rows + own, p.stride, p.weighted_sums + other);
+    accumulate_columns<T>(scratch.slopes, kMaxColumns, kTileRows, columns.rows, p.source_rows + own, p.stride, p.slope_sums + other);
+  }
+}
+
+// P and S of kTileRows rows against all columns, and the column sums of S.
+template <class T>
+RPE_KERNEL void rectangle_tiles(const MeanShift<T>& p, int64_t row, const Block& columns, bool fixed, Scratch<T>& scratch) {
+  using S = Simd<T>;
+  using V = typename S::Vector;
+  const V scale = broadcast<V>(logit_scale(p.kappa)), ceiling = broadcast<V>(logit_ceiling<T>(fixed));
+  V acc[S::kRows][S::kVectors];
+  for (int64_t j = 0; j < columns.rows; j += kPanel<T>) {
+    const int64_t column = columns.row + j;
+    V column_sum[S::kVectors];
+    RPE_UNROLL
+    for (int v = 0; v < S::kVectors; ++v) column_sum[v] = V{};
+    for (int64_t i = 0; i < kTileRows; i += S::kRows) {
+      const int64_t own = row + i;
+      T* weights = scratch.weights + i * kMaxColumns + j;
+      T* slopes = scratch.slopes + i * kMaxColumns + j;
+      clear<T>(acc);
+      dot_micro<T>(p.point_rows + own * p.stride, p.stride, p.source_panels + column * p.dim, p.dim, acc);
+      RPE_UNROLL
+      for (int r = 0; r < S::kRows; ++r) {
+        // A row without mass keeps P = 0 with a harmless reference.
+        const bool present = p.density[own + r] != 0.0;
+        const V inverse = broadcast<V>(present ? T(1.0 / p.density[own + r]) : T(0));
+        const V reference = broadcast<V>(present ? p.reference[own + r] : T(1));
+        const V reference_bias = broadcast<V>(present ? p.reference_bias[own + r] : T(0));
+        RPE_UNROLL
+        for (int v = 0; v < S::kVectors; ++v) {
+          const V bias = load<V>(p.bias + column + v * kLanes<T>);
+          store(weights + r * kMaxColumns + v * kLanes<T>,
+                inverse * relative_weight(acc[r][v], bias, scale, reference, reference_bias, ceiling));
+        }
+      }
+      clear<T>(acc);
+      dot_micro<T>(p.slope_rows + own * p.stride, p.stride, p.source_panels + column * p.dim, p.dim, acc);
+      RPE_UNROLL
+      for (int r = 0; r < S::kRows; ++r) {
+        const V offset = broadcast<V>(p.slope_offset[own + r]);
+        RPE_UNROLL
+        for (int v = 0; v < S::kVectors; ++v) {
+          const int64_t at = r * kMaxColumns + v * kLanes<T>;
+          const V slope = (acc[r][v] - offset) * load<V>(weights + at);
+          store(slopes + at, slope);
+          column_sum[v] = column_sum[v] + slope;
+        }
+      }
+    }
+    T lane[kPanel<T>];
+    RPE_UNROLL
+    for (int v = 0; v < S::kVectors; ++v) store(lane + v * kLanes<T>, column_sum[v]);
+    for (int64_t l = 0; l < kPanel<T>; ++l) p.offset_sums[column + l] += double(lane[l]);
+  }
+}
+
+template <class T>
+void rectangle(const MeanShift<T>& p, BlockPair blocks, void* memory) {
+  Scratch<T>& scratch = *static_cast<Scratch<T>*>(memory);
+  const Block& rows = p.point_blocks[blocks.row_block];
+  const Block& columns = p.source_blocks[blocks.column_block];
+  const bool fixed = p.routes[rows.image].fixed;
+  const int64_t other = columns.row * p.stride;
+  for (int64_t i = 0; i < rows.rows; i += kTileRows) {
+    const int64_t row = rows.row + i, own = row * p.stride;
+    rectangle_tiles<T>(p, row, columns, fixed, scratch);
+    accumulate_rows<T>(scratch.slopes, kMaxColumns, kTileRows, columns.rows, p.source_rows + other, p.stride, p.sums + own);
+    accumulate_columns<T>(scratch.weights, kMaxColumns, kTileRows, columns.rows, p.slope_rows + own, p.stride, p.weighted_sums + other);
+    accumulate_columns<T>(scratch.slopes, kMaxColumns, kTileRows, columns.rows, p.point_rows + own, p.stride, p.slope_sums + other);
+  }
+}
+
+template <class T>
+void finish_points(const MeanShift<T>& p, int64_t index) {
+  const Block& block = p.point_blocks[index];
+  const bool symmetric = p.blurring && p.routes[block.image].fixed;
+  double grad_kappa = 0;
+  for (int64_t i = 0; i < block.valid; ++i) {
+    const int64_t row = block.row + i;
+    const T* point = p.point_rows + row * p.stride;
+    const T* slope_sum = (symmetric ? p.slope_sums : p.sums) + row * p.stride;
+    T* gradient = p.grad_points + (block.source + i) * p.dim;
+    double along = 0;
+    for (int64_t d = 0; d < p.dim; ++d) {
+      along += double(point[d]) * double(slope_sum[d]);
+      gradient[d] += p.kappa * slope_sum[d];
+    }
+    grad_kappa += symmetric ? 0.5 * along : along;
+    if (!p.blurring) continue;
+    const T mass = symmetric ? p.mass[row] : T(1);
+    for (int64_t d = 0; d < p.dim; ++d) {
+      gradient[d] += mass * p.weighted_sums[row * p.stride + d];
+      if (!symmetric) gradient[d] += p.kappa * p.slope_sums[row * p.stride + d];
+    }
+  }
+  p.block_grad_kappa[index] = grad_kappa;
+}
+
+template <class T>
+void finish_sources(const MeanShift<T>& p, int64_t index) {
+  const Block& block = p.source_blocks[index];
+  const bool symmetric = p.blurring && p.routes[block.image].fixed;
+  for (int64_t i = 0; i < block.valid; ++i) {
+    const int64_t row = block.row + i, out = block.source + i;
+    const T* weighted_sum = p.weighted_sums + row * p.stride;
+    if (p.grad_sources) {
+      for (int64_t d = 0; d < p.dim; ++d)
+        p.grad_sources[out * p.dim + d] = weighted_sum[d] + p.kappa * p.slope_sums[row * p.stride + d];
+    }
+    if (!p.grad_log_weight) continue;
+    double gradient = p.offset_sums[row];
+    if (symmetric) {
+      double along = 0;
+      for (int64_t d = 0; d < p.dim; ++d) along += double(p.source_rows[row * p.stride + d]) * double(weighted_sum[d]);
+      gradient = double(p.mass[row]) * (along - gradient);
+    }
+    p.grad_log_weight[out] = T(gradient);
+  }
+}
+
+}  // namespace
+
+#define RPE_TABLE(T) \
+  {clear_sources<T>, prologue<T>, pair<T>, rectangle<T>, finish_points<T>, finish_sources<T>, int64_t(sizeof(Scratch<T>))}
+extern const MeanShiftBackwardKernels<float> mean_shift_backward_float32 = RPE_TABLE(float);
+extern const MeanShiftBackwardKernels<double> mean_shift_backward_float64 = RPE_TABLE(double);
+#undef RPE_TABLE
+
+}  // namespace RPE_SIMD
+}  // namespace rpe

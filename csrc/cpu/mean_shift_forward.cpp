@@ -1,0 +1,282 @@
+// Mean-shift forward kernels of one SIMD variant (math/sphere_step.h, launch/mean_shift.h).
+//
+// Equation: M_i = sum_j P_ij y_j, P_ij = exp(kappa (cos_ij - 1) + b_j - L_i), L_i the logsumexp of its exponents.
+// `pair` owns the rows of both blocks and shares each cosine and exponential between (i, j) and (j, i); `rows` owns one
+// block of points and walks over all sources. Tiles of kernel values (kTileRows rows) live in the L2 cache; products and
+// row sums of a tile accumulate in registers in T, densities across tiles in double.
+// Deterministic: the schedule fixes the order of every sum.
+#include "../math/sphere_step.h"
+#include "mean_shift.h"
+
+namespace rpe {
+namespace RPE_SIMD {
+namespace {
+
+template <class T>
+struct Scratch {
+  T weights[kTileRows * kMaxColumns];
+  typename Simd<T>::Vector row_sums[kTileRows];
+};
+
+template <class T>
+void survey(const T* rows, const T* log_weight, double kappa, int64_t dim, const Block& block, RowSurvey& result) {
+  result = {0.0, -__builtin_inf(), __builtin_inf()};
+  for (int64_t i = block.source; i < block.source + block.valid; ++i) {
+    T squared = 0;
+    for (int64_t d = 0; d < dim; ++d) squared += rows[i * dim + d] * rows[i * dim + d];
+    const double bias = log_weight ? double(log_weight[i]) : 0.0;
+    const double self = bias + kappa * (double(squared) - 1.0);
+    // Negated comparisons let a NaN through, which keeps the image off the fixed route.
+    if (!(double(squared) <= result.largest_squared)) result.largest_squared = double(squared);
+    if (!(bias <= result.largest_bias)) result.largest_bias = bias;
+    if (!(self >= result.smallest_self)) result.smallest_self = self;
+    if (squared != squared || bias != bias) {
+      result.largest_squared = __builtin_inf();
+      return;
+    }
+  }
+}
+
+template <class T>
+void pack_points(const MeanShift<T>& p, int64_t index) {
+  const Block& block = p.point_blocks[index];
+  for (int64_t i = 0; i < block.rows; ++i) {
+    const int64_t row = block.row + i;
+    const T* point = p.points + (block.source + i) * p.dim;
+    for (int64_t d = 0; d < p.stride; ++d) {
+      p.point_rows[row * p.stride + d] = i < block.valid && d < p.dim ? point[d] : T(0);
+      if (p.sums) p.sums[row * p.stride + d] = T(0);
+    }
+    p.density[row] = 0;
+    const bool fixed = p.routes[block.image].fixed;
+    p.reference[row] = T(1);
+    p.reference_bias[row] = fixed ? T(0) : -T(__builtin_inf());
+  }
+}
+
+template <class T>
+void pack_sources(const MeanShift<T>& p, int64_t index) {
+  const Block& block = p.source_blocks[index];
+  const double largest = p.routes[block.image].bias;
+  T* rows = p.source_rows + block.row * p.stride;
+  for (int64_t i = 0; i < block.rows; ++i) {
+    const bool valid = i < block.valid;
+    const double bias = valid && p.log_weight ? double(p.log_weight[block.source + i]) - largest : 0.0;
+    const T mass = valid ? T(__builtin_exp(bias)) : T(0);
+    p.mass[block.row + i] = mass;
+    p.bias[block.row + i] = valid ? T(bias * kLog2E) : -T(__builtin_inf());
+    const T* source = p.sources + (block.source + i) * p.dim;
+    for (int64_t d = 0; d < p.stride; ++d) {
+      const T value = valid && d < p.dim ? source[d] : T(0);
+      rows[i * p.stride + d] = value;
+      if (p.mass_rows != p.source_rows) p.mass_rows[(block.row + i) * p.stride + d] = mass * value;
+    }
+  }
+  pack_panels(rows, block.rows, p.stride, p.dim, p.source_panels + block.row * p.dim);
+}
+
+// Kernel values of kTileRows rows against all columns, with their sums along both sides. Masses enter the sums alone.
+template <class T>
+RPE_KERNEL void weight_tile(const MeanShift<T>& p, int64_t row, const Block& columns, bool diagonal, Scratch<T>& scratch) {
+  using S = Simd<T>;
+  using V = typename S::Vector;
+  const V scale = broadcast<V>(T(double(p.kappa) * kLog2E));
+  for (int64_t i = 0; i < kTileRows; ++i) scratch.row_sums[i] = V{};
+  for (int64_t j = 0; j < columns.rows; j += kPanel<T>) {
+    const T* panel = p.source_panels + (columns.row + j) * p.dim;
+    V column_mass[S::kVectors], column_sum[S::kVectors];
+    RPE_UNROLL
+    for (int v = 0; v < S::kVectors; ++v) {
+      column_mass[v] = load<V>(p.mass + columns.row + j + v * kLanes<T>);
+      column_sum[v] = V{};
+    }
+    for (int64_t i = 0; i < kTileRows; i += S::kRows) {
+      V cosine[S::kRows][S::kVectors];
+      clear<T>(cosine);
+      dot_micro<T>(p.point_rows + (row + i) * p.stride, p.stride, panel, p.dim, cosine);
+      RPE_UNROLL
+      for (int r = 0; r < S::kRows; ++r) {
+        const V row_mass = broadcast<V>(p.mass[row + i + r]);
+        V row_sum = scratch.row_sums[i + r];
+        RPE_UNROLL
+        for (int v = 0; v < S::kVectors; ++v) {
+          const V weight = exp2(fma(cosine[r][v], scale, -scale));
+          store(scratch.weights + (i + r) * kMaxColumns + j + v * kLanes<T>, weight);
+          row_sum = fma(weight, column_mass[v], row_sum);
+          column_sum[v] = fma(weight, row_mass, column_sum[v]);
+        }
+        scratch.row_sums[i + r] = row_sum;
+      }
+    }
+    if (diagonal) continue;
+    T lane[kPanel<T>];
+    RPE_UNROLL
+    for (int v = 0; v < S::kVectors; ++v) store(lane + v * kLanes<T>, column_sum[v]);
+    for (int64_t l = 0; l < kPanel<T>; ++l) p.density[columns.row + j + l] += double(lane[l]);
+  }
+  for (int64_t i = 0; i < kTileRows; ++i) p.density[row + i] += lane_sum(scratch.row_sums[i]);
+}
+
+template <class T>
+void pair(const MeanShift<T>& p, BlockPair blocks, void* memory) {
+  Scratch<T>& scratch = *static_cast<Scratch<T>*>(memory);
+  const Block& rows = p.point_blocks[blocks.row_block];
+  const Block& columns = p.point_blocks[blocks.column_block];
+  const bool diagonal = blocks.row_block == blocks.column_block;
+  for (int64_t i = 0; i < rows.rows; i += kTileRows) {
+    const int64_t row = rows.row + i;
+    weight_tile<T>(p, row, columns, diagonal, scratch);
+    accumulate_rows<T>(scratch.weights, kMaxColumns, kTileRows, columns.rows, p.mass_rows + columns.row * p.stride,
+                       p.stride, p.sums + row * p.stride);
+    if (diagonal) continue;
+    accumulate_columns<T>(scratch.weights, kMaxColumns, kTileRows, columns.rows, p.mass_rows + row * p.stride, p.stride,
+                          p.sums + columns.row * p.stride);
+  }
+}
+
+template <class T>
+RPE_KERNEL void cosine_tile(const MeanShift<T>& p, int64_t row, const Block& columns, T* tile) {
+  using S = Simd<T>;
+  typename S::Vector cosine[S::kRows][S::kVectors];
+  for (int64_t j = 0; j < columns.rows; j += kPanel<T>) {
+    for (int64_t i = 0; i < kTileRows; i += S::kRows) {
+      clear<T>(cosine);
+      dot_micro<T>(p.point_rows + (row + i) * p.stride, p.stride, p.source_panels + (columns.row + j) * p.dim, p.dim, cosine);
+      RPE_UNROLL
+      for (int r = 0; r < S::kRows; ++r) {
+        RPE_UNROLL
+        for (int v = 0; v < S::kVectors; ++v) store(tile + (i + r) * kMaxColumns + j + v * kLanes<T>, cosine[r][v]);
+      }
+    }
+  }
+}
+
+// Raises the row's reference to the largest logit of this tile, and returns the factor for all that was summed so far.
+// Differences are taken before the multiplication by kappa: they stay exact where kappa * cosine would not.
+template <class T>
+RPE_KERNEL T raise_reference(const T* cosine, const T* bias, int64_t count, T scale, T& reference, T& reference_bias) {
+  using V = typename Simd<T>::Vector;
+  T factor = 1;
+  if (!(reference_bias > -T(__builtin_inf()))) {
+    factor = 0;
+    int64_t j = 0;
+    while (j < count && !(bias[j] > -T(__builtin_inf()))) ++j;
+    if (j == count) return factor;
+    reference = cosine[j];
+    reference_bias = bias[j];
+  }
+  // A second look is needed only where rounding hid a difference; the caller's clamp at 0 covers what is left.
+  constexpr int kAttempts = 4;
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    V largest = V{};
+    const V own = broadcast<V>(reference), own_bias = broadcast<V>(reference_bias);
+    for (int64_t j = 0; j < count; j += kLanes<T>) {
+      const V difference = fma(broadcast<V>(scale), load<V>(cosine + j) - own, load<V>(bias + j) - own_bias);
+      largest = maximum(difference, largest);
+    }
+    T lane[kLanes<T>];
+    store(lane, largest);
+    T top = 0;
+    for (int l = 0; l < kLanes<T>; ++l) top = lane[l] > top ? lane[l] : top;
+    if (!(top > T(0))) break;
+    for (int64_t j = 0; j < count; ++j) {
+      if (fma(scale, cosine[j] - reference, bias[j] - reference_bias) == top) {
+        reference = cosine[j];
+        reference_bias = bias[j];
+        break;
+      }
+    }
+    const V negated = broadcast<V>(-top);
+    T power[kLanes<T>];
+    store(power, exp2(negated));
+    factor *= power[0];
+  }
+  return factor;
+}
+
+// One row of logits to kernel values relative to the row's reference, in place. Returns their sum.
+template <class T>
+RPE_KERNEL double relative_weights(T* cosine, const T* bias, int64_t count, T scale, T reference, T reference_bias,
+                                   T ceiling) {
+  using V = typename Simd<T>::Vector;
+  V sum = V{};
+  if (!(reference_bias > -T(__builtin_inf()))) {
+    for (int64_t j = 0; j < count; ++j) cosine[j] = T(0);
+    return 0.0;
+  }
+  const V own = broadcast<V>(reference), own_bias = broadcast<V>(reference_bias);
+  for (int64_t j = 0; j < count; j += kLanes<T>) {
+    const V weight = relative_weight(load<V>(cosine + j), load<V>(bias + j), broadcast<V>(scale), own, own_bias,
+                                     broadcast<V>(ceiling));
+    store(cosine + j, weight);
+    sum = sum + weight;
+  }
+  return lane_sum(sum);
+}
+
+template <class T>
+void rows(const MeanShift<T>& p, int64_t point_block, int64_t first_source, int64_t last_source, bool with_mean, void* memory) {
+  Scratch<T>& scratch = *static_cast<Scratch<T>*>(memory);
+  const Block& block = p.point_blocks[point_block];
+  const bool fixed = p.routes[block.image].fixed;
+  const T scale = logit_scale(p.kappa);
+  for (int64_t s = first_source; s < last_source; ++s) {
+    const Block& columns = p.source_blocks[s];
+    const T* bias = p.bias + columns.row;
+    for (int64_t i = 0; i < block.rows; i += kTileRows) {
+      cosine_tile<T>(p, block.row + i, columns, scratch.weights);
+      for (int64_t r = 0; r < kTileRows; ++r) {
+        const int64_t row = block.row + i + r;
+        T* line = scratch.weights + r * kMaxColumns;
+        if (!fixed) {
+          const T factor = raise_reference<T>(line, bias, columns.rows, scale, p.reference[row], p.reference_bias[row]);
+          if (factor != T(1)) {
+            p.density[row] *= double(factor);
+            if (with_mean)
+              for (int64_t d = 0; d < p.stride; ++d) p.sums[row * p.stride + d] *= factor;
+          }
+        }
+        p.density[row] += relative_weights<T>(line, bias, columns.rows, scale, p.reference[row], p.reference_bias[row],
+                                              logit_ceiling<T>(fixed));
+      }
+      if (with_mean)
+        accumulate_rows<T>(scratch.weights, kMaxColumns, kTileRows, columns.rows, p.source_rows + columns.row * p.stride,
+                           p.stride, p.sums + (block.row + i) * p.stride);
+    }
+  }
+}
+
+template <class T>
+void finish(const MeanShift<T>& p, int64_t index) {
+  const Block& block = p.point_blocks[index];
+  const double image_bias = p.routes[block.image].bias;
+  for (int64_t i = 0; i < block.valid; ++i) {
+    const int64_t row = block.row + i, out = block.source + i;
+    const double density = p.density[row];
+    const T* point = p.point_rows + row * p.stride;
+    T* mean = p.mean + out * p.dim;
+    if (density == 0.0) {
+      p.log_density[out] = -T(__builtin_inf());
+      for (int64_t d = 0; d < p.dim; ++d) mean[d] = point[d];
+    } else {
+      const double reference = double(p.kappa) * (double(p.reference[row]) - 1.0);
+      const double value = __builtin_log(density) + reference + double(p.reference_bias[row]) / kLog2E + image_bias;
+      // -inf is kept for rows without mass.
+      p.log_density[out] = value < double(kLowest<T>) ? kLowest<T> : T(value);
+      const T inverse = T(1.0 / density);
+      for (int64_t d = 0; d < p.dim; ++d) mean[d] = p.sums[row * p.stride + d] * inverse;
+    }
+    sphere_step(point, mean, p.eta, p.dim, p.moved + out * p.dim);
+  }
+}
+
+}  // namespace
+
+#define RPE_TABLE(T) \
+  {survey<T>, pack_points<T>, pack_sources<T>, pair<T>, rows<T>, finish<T>, int64_t(sizeof(Scratch<T>))}
+extern const MeanShiftKernels<float> mean_shift_float32 = RPE_TABLE(float);
+extern const MeanShiftKernels<double> mean_shift_float64 = RPE_TABLE(double);
+#undef RPE_TABLE
+
+}  // namespace RPE_SIMD
+}  // namespace rpe

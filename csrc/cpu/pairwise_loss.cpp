@@ -1,0 +1,251 @@
+// Pairwise loss kernels of one SIMD variant (math/pairwise_term.h, launch/pairwise_loss.h).
+//
+// Equation: push_i = sum_j w_j 1{different} 1{cos_ij > threshold} x_j;  hinge = sum_ij w_i w_j 1{different} [cos_ij - threshold]_+;
+//           grad_i = w_i (push_i - v_q(i)),  loss = hinge/2 + sum_q (W_q^2 - |v_q|^2)/2.
+// A task owns the rows of both blocks of its pair. Cosines live in registers, slopes in a tile of kTileRows rows in the
+// L2 cache; products accumulate in registers, loss values in double. Loads, products and stores are in T.
+// Deterministic: the schedule fixes the order of every sum. Micro-tiles inside one instance vanish (closed form); the
+// second product runs only over micro-tiles that hold an active pair.
+#include "../launch/pairwise_loss.h"
+
+#include "../math/pairwise_term.h"
+#include "tiles.h"
+
+namespace rpe {
+namespace RPE_SIMD {
+namespace {
+
+constexpr int64_t kTileRows = 48;
+constexpr int64_t kMaxColumns = kMaxBlockRows;
+
+template <class T>
+struct Scratch {
+  using Label = typename PairwiseLoss<T>::Label;
+  static constexpr int64_t kGroups = kTileRows / kOutputGroup;
+  static constexpr int64_t kPanels = kMaxColumns / kPanel<T>;
+  T slope[kTileRows * kMaxColumns];
+  bool active[kGroups][kPanels];
+  Label panel_low[kPanels], panel_high[kPanels];
+  bool panel_idle[kPanels];
+};
+
+template <class T>
+void prepare(const PairwiseLoss<T>& p, int64_t index) {
+  using Label = typename PairwiseLoss<T>::Label;
+  const Block& block = p.blocks[index];
+  const Block* first = &block;
+  while (first > p.blocks && first[-1].image == block.image) --first;
+  const int64_t base = p.instance[first->source];
+  T* rows = p.rows + block.row * p.stride;
+  T* weighted = p.weighted_rows + block.row * p.stride;
+  T* push = p.push + block.row * p.stride;
+  for (int64_t i = 0; i < block.rows; ++i) {
+    const bool valid = i < block.valid;
+    const T weight = valid ? p.weight[block.source + i] : T(0);
+    p.weights[block.row + i] = weight;
+    p.labels[block.row + i] = valid ? Label(p.instance[block.source + i] - base) : Label(-1);
+    const T* point = p.points + (block.source + i) * p.dim;
+    for (int64_t d = 0; d < p.stride; ++d) {
+      const T value = valid && d < p.dim ? point[d] : T(0);
+      rows[i * p.stride + d] = value;
+      weighted[i * p.stride + d] = weight * value;
+      push[i * p.stride + d] = T(0);
+    }
+  }
+  pack_panels(rows, block.rows, p.stride, p.dim, p.panels + block.row * p.dim);
+  p.block_hinge[index] = 0;
+}
+
+template <class T>
+RPE_FORMULA void label_range(const typename PairwiseLoss<T>::Label* labels, int64_t count,
+                             typename PairwiseLoss<T>::Label& low, typename PairwiseLoss<T>::Label& high) {
+  low = high = labels[0];
+  for (int64_t i = 1; i < count; ++i) {
+    low = labels[i] < low ? labels[i] : low;
+    high = labels[i] > high ? labels[i] : high;
+  }
+}
+
+template <class T>
+RPE_FORMULA bool all_weights_zero(const T* weights, int64_t count) {
+  bool any = false;
+  for (int64_t i = 0; i < count; ++i) any |= weights[i] != T(0);
+  return !any;
+}
+
+// Slopes of one micro-tile to memory, its weighted excess to `hinge`. Returns whether any pair is active.
+template <class T, bool kLabels>
+RPE_KERNEL bool slope_micro(const typename Simd<T>::Vector (&cosine)[Simd<T>::kRows][Simd<T>::kVectors], T threshold,
+                             const T* row_weights, const T* column_weights,
+                             const typename PairwiseLoss<T>::Label* row_labels,
+                             const typename PairwiseLoss<T>::Label* column_labels, T* slope, double* hinge) {
+  using V = typename Simd<T>::Vector;
+  using Labels = typename Simd<T>::Labels;
+  const V bound = broadcast<V>(threshold), one = broadcast<V>(T(1)), zero = V{};
+  V weight[Simd<T>::kVectors];
+  Labels label[Simd<T>::kVectors];
+  RPE_UNROLL
+  for (int v = 0; v < Simd<T>::kVectors; ++v) {
+    weight[v] = load<V>(column_weights + v * kLanes<T>);
+    if (kLabels) label[v] = load<Labels>(column_labels + v * kLanes<T>);
+  }
+  V total = zero, active = zero;
+  RPE_UNROLL
+  for (int r = 0; r < Simd<T>::kRows; ++r) {
+    V row_total = zero;
+    RPE_UNROLL
+    for (int v = 0; v < Simd<T>::kVectors; ++v) {
+      V excess = hinge_excess(cosine[r][v], bound);
+      if (kLabels) {
+        const Labels own = broadcast<Labels>(row_labels[r]);
+        excess = own != label[v] ? excess : zero;
+      }
+      const V step = hinge_slope(excess, one);
+      store(slope + r * kMaxColumns + v * kLanes<T>, step);
+      active = active + step;
+      row_total = fma(excess, weight[v], row_total);
+    }
+    total = fma(row_total, broadcast<V>(row_weights[r]), total);
+  }
+  T lane[kLanes<T>];
+  store(lane, total);
+  for (int l = 0; l < kLanes<T>; ++l) hinge[l] += double(lane[l]);
+  return any_nonzero(active);
+}
+
+// Slopes and hinge of kTileRows rows against all columns of the other block, in cells of kOutputGroup rows x one panel.
+template <class T>
+RPE_KERNEL bool slope_tile(const PairwiseLoss<T>& p, int64_t row, const Block& columns, Scratch<T>& scratch, double* hinge) {
+  using S = Simd<T>;
+  using V = typename S::Vector;
+  bool any = false;
+  for (int64_t i = 0; i < kTileRows; i += kOutputGroup) {
+    typename PairwiseLoss<T>::Label low, high;
+    label_range<T>(p.labels + row + i, kOutputGroup, low, high);
+    const bool idle = all_weights_zero(p.weights + row + i, kOutputGroup);
+    for (int64_t panel = 0; panel < columns.rows / kPanel<T>; ++panel) {
+      const auto panel_low = scratch.panel_low[panel], panel_high = scratch.panel_high[panel];
+      bool& active = scratch.active[i / kOutputGroup][panel];
+      active = false;
+      const bool one_instance = low == high && panel_low == panel_high && low == panel_low;
+      if (idle || scratch.panel_idle[panel] || one_instance) continue;
+      const bool disjoint = high < panel_low || panel_high < low;
+      const int64_t column = columns.row + panel * kPanel<T>;
+      for (int64_t own = row + i; own < row + i + kOutputGroup; own += S::kRows) {
+        V cosine[S::kRows][S::kVectors];
+        clear<T>(cosine);
+        dot_micro<T>(p.rows + own * p.stride, p.stride, p.panels + column * p.dim, p.dim, cosine);
+        T* slope = scratch.slope + (own - row) * kMaxColumns + panel * kPanel<T>;
+        const auto transform = disjoint ? slope_micro<T, false> : slope_micro<T, true>;
+        active |= transform(cosine, p.threshold, p.weights + own, p.weights + column, p.labels + own, p.labels + column,
+                            slope, hinge);
+      }
+      any |= active;
+    }
+  }
+  return any;
+}
+
+// push_i += sum_j slope_ij w_j x_j, over runs of active cells.
+template <class T>
+RPE_FORMULA void push_rows(const PairwiseLoss<T>& p, int64_t row, const Block& columns, const Scratch<T>& scratch) {
+  const int64_t panels = columns.rows / kPanel<T>;
+  for (int64_t i = 0; i < kTileRows; i += kOutputGroup) {
+    const bool* active = scratch.active[i / kOutputGroup];
+    for (int64_t begin = 0, end; begin < panels; begin = end) {
+      end = begin + 1;
+      if (!active[begin]) continue;
+      while (end < panels && active[end]) ++end;
+      const int64_t j = begin * kPanel<T>;
+      accumulate_eight<T, true>(scratch.slope + i * kMaxColumns + j, kMaxColumns, (end - begin) * kPanel<T>,
+                                p.weighted_rows + (columns.row + j) * p.stride, p.stride, p.push + (row + i) * p.stride);
+    }
+  }
+}
+
+// push_j += sum_i slope_ij w_i x_i, over runs of active cells.
+template <class T>
+RPE_FORMULA void push_columns(const PairwiseLoss<T>& p, int64_t row, const Block& columns, const Scratch<T>& scratch) {
+  constexpr int64_t groups = Scratch<T>::kGroups;
+  for (int64_t panel = 0; panel < columns.rows / kPanel<T>; ++panel) {
+    for (int64_t begin = 0, end; begin < groups; begin = end) {
+      end = begin + 1;
+      if (!scratch.active[begin][panel]) continue;
+      while (end < groups && scratch.active[end][panel]) ++end;
+      const int64_t i = begin * kOutputGroup, j = panel * kPanel<T>;
+      accumulate_columns<T>(scratch.slope + i * kMaxColumns + j, kMaxColumns, (end - begin) * kOutputGroup, kPanel<T>,
+                            p.weighted_rows + (row + i) * p.stride, p.stride, p.push + (columns.row + j) * p.stride);
+    }
+  }
+}
+
+template <class T>
+void pair(const PairwiseLoss<T>& p, BlockPair blocks, void* memory) {
+  Scratch<T>& scratch = *static_cast<Scratch<T>*>(memory);
+  const Block& rows = p.blocks[blocks.row_block];
+  const Block& columns = p.blocks[blocks.column_block];
+  const bool diagonal = blocks.row_block == blocks.column_block;
+  for (int64_t panel = 0; panel < columns.rows / kPanel<T>; ++panel) {
+    const int64_t column = columns.row + panel * kPanel<T>;
+    label_range<T>(p.labels + column, kPanel<T>, scratch.panel_low[panel], scratch.panel_high[panel]);
+    scratch.panel_idle[panel] = all_weights_zero(p.weights + column, kPanel<T>);
+  }
+  double hinge[kLanes<T>] = {};
+  for (int64_t i = 0; i < rows.rows; i += kTileRows) {
+    const bool any = slope_tile<T>(p, rows.row + i, columns, scratch, hinge);
+    if (!any || !p.with_gradient) continue;
+    push_rows<T>(p, rows.row + i, columns, scratch);
+    if (!diagonal) push_columns<T>(p, rows.row + i, columns, scratch);
+  }
+  double total = 0;
+  for (int l = 0; l < kLanes<T>; ++l) total += hinge[l];
+  p.block_hinge[blocks.row_block] += diagonal ? total : 2 * total;
+}
+
+// Closed form of the same-instance part, and the sum over the image's blocks.
+template <class T>
+void finish(const PairwiseLoss<T>& p, int64_t image, int64_t first_block, int64_t last_block) {
+  double value = 0;
+  for (int64_t b = first_block; b < last_block; ++b) value += 0.5 * p.block_hinge[b];
+  const int64_t begin = first_block < last_block ? p.blocks[first_block].row : 0;
+  const int64_t source = first_block < last_block ? p.blocks[first_block].source : 0;
+  int64_t count = 0;
+  for (int64_t b = first_block; b < last_block; ++b) count += p.blocks[b].valid;
+  // Rows of one image are contiguous in padded space too: only its last block is filled up.
+  constexpr int64_t kChunk = 64;
+  for (int64_t first = 0, last; first < count; first = last) {
+    last = first + 1;
+    while (last < count && p.instance[source + last] == p.instance[source + first]) ++last;
+    double weight_sum = 0, squared = 0;
+    for (int64_t i = first; i < last; ++i) weight_sum += double(p.weights[begin + i]);
+    for (int64_t chunk = 0; chunk < p.dim; chunk += kChunk) {
+      const int64_t width = p.dim - chunk < kChunk ? p.dim - chunk : kChunk;
+      double sum[kChunk] = {};
+      for (int64_t i = first; i < last; ++i) {
+        const T* row = p.rows + (begin + i) * p.stride + chunk;
+        const double weight = double(p.weights[begin + i]);
+        for (int64_t d = 0; d < width; ++d) sum[d] += weight * double(row[d]);
+      }
+      for (int64_t d = 0; d < width; ++d) squared += sum[d] * sum[d];
+      if (!p.with_gradient) continue;
+      for (int64_t i = first; i < last; ++i) {
+        const T weight = p.weights[begin + i];
+        const T* push = p.push + (begin + i) * p.stride + chunk;
+        T* gradient = p.gradient + (source + i) * p.dim + chunk;
+        for (int64_t d = 0; d < width; ++d) gradient[d] = weight * T(double(push[d]) - sum[d]);
+      }
+    }
+    value += pull_value(weight_sum, squared);
+  }
+  p.loss[image] = T(value);
+}
+
+}  // namespace
+
+extern const PairwiseLossKernels<float> pairwise_loss_float32 = {prepare<float>, pair<float>, finish<float>,
+                                                                 sizeof(Scratch<float>)};
+extern const PairwiseLossKernels<double> pairwise_loss_float64 = {prepare<double>, pair<double>, finish<double>,
+                                                                  sizeof(Scratch<double>)};
+
+}  // namespace RPE_SIMD
+}  // namespace rpe

@@ -1,0 +1,133 @@
+// One mean-shift step, forward and backward: what the driver hands to the kernels. Plain pointers; Torch-free.
+//
+// Per image one of two routes, chosen by plan_routes from a survey of the rows:
+//   fixed    every row's density is known to be representable relative to the reference 1 (cosine of a point with itself),
+//            so K_ij = exp(kappa (cos_ij - 1)) needs no row maximum. Blurring then visits each pair of blocks once.
+//   running  any kappa, masses, lengths or distant seeds: each row keeps the largest logit seen so far as its reference.
+//
+// Forward:   survey (all blocks of both sides), plan_routes, pack_points / pack_sources (all blocks), then
+//            blurring + fixed: pair (symmetric rounds);  otherwise: rows (each point block, all its image's sources);
+//            finish (each point block).
+// Backward:  survey, plan_routes, pack_*, clear_sources and prologue (each block), then
+//            blurring + fixed: pair (symmetric rounds);  otherwise: rows, then rectangle (rectangular rounds);
+//            finish_points, finish_sources (each block).
+// Calls of one phase may run at the same time: they write disjoint memory. Each running task brings its own scratch.
+#pragma once
+
+#include "block.h"
+#include "plan.h"
+#include "workspace.h"
+
+namespace rpe {
+
+// Extremes over the rows of one block.
+struct RowSurvey {
+  double largest_squared;  // |row|^2
+  double largest_bias;     // log mass
+  double smallest_self;    // bias + kappa (|row|^2 - 1): the row's logit with itself
+};
+
+struct Route {
+  bool fixed;
+  double bias;  // largest log mass of the image: masses are taken relative to it
+};
+
+template <class T>
+struct MeanShift {
+  // Inputs.
+  const T* points;      // [points, dim]
+  const T* sources;     // [sources, dim]; the points themselves when blurring
+  const T* log_weight;  // [sources] or null: every mass is 1
+  bool blurring;
+  T kappa, eta;
+  int64_t dim;
+  const Block* point_blocks;
+  const Block* source_blocks;  // equal to point_blocks when blurring
+  const Route* routes;         // [images]
+
+  // Workspace, padded row space. Padding rows are zero rows of zero mass.
+  int64_t stride;      // padded_dim(dim)
+  T* point_rows;       // [points, stride]
+  T* source_rows;      // [sources, stride]; = point_rows when blurring
+  T* source_panels;    // [sources / panel][dim][panel]
+  T* mass_rows;        // [sources, stride], m_j y_j; = source_rows without weights
+  T* mass;             // [sources], m_j = exp(bias_j - route.bias)
+  T* bias;             // [sources], log2 m_j, -inf for padding
+  double* density;     // [points], sum_j exp2(logit_ij - reference_i)
+  T* reference;        // [points], cosine of the reference
+  T* reference_bias;   // [points], log2 mass of the reference; -inf before the first
+  T* sums;             // [points, stride]. Forward: sum_j K_ij m_j y_j. Backward: R, running route only (else null)
+
+  // Forward outputs.
+  T* moved;        // [points, dim]
+  T* mean;         // [points, dim]
+  T* log_density;  // [points], relative to kappa
+
+  // Backward inputs and outputs.
+  const T* grad_moved;
+  const T* saved_mean;
+  const T* saved_log_density;
+  bool with_grad_weight;
+  T* grad_points;      // [points, dim]
+  T* grad_sources;     // [sources, dim], null when blurring
+  T* grad_log_weight;  // [sources] or null
+  double* block_grad_kappa;  // [point blocks]
+  double* block_grad_eta;    // [point blocks]
+
+  // Backward workspace. Fixed route: slope_rows = f h, slope_offset = f e with f = 1/d. Running route: h and e.
+  T* slope_rows;     // [points, stride]
+  T* slope_offset;   // [points]
+  T* slope_panels;   // [points / panel][dim][panel], fixed route
+  T* mass_panels;    // as source_panels for m_j x_j; = source_panels without weights
+  T* weighted_sums;  // [sources, stride], fixed: K (f h); running: P^T h
+  T* slope_sums;     // [sources, stride], fixed: T x;     running: S^T x
+  double* offset_sums;  // [sources], fixed: K (f e);      running: column sums of S
+};
+
+template <class T>
+struct MeanShiftKernels {
+  void (*survey)(const T* rows, const T* log_weight, double kappa, int64_t dim, const Block&, RowSurvey&);
+  void (*pack_points)(const MeanShift<T>&, int64_t block);
+  void (*pack_sources)(const MeanShift<T>&, int64_t block);
+  void (*pair)(const MeanShift<T>&, BlockPair, void* scratch);
+  void (*rows)(const MeanShift<T>&, int64_t point_block, int64_t first_source, int64_t last_source, bool with_mean,
+               void* scratch);
+  void (*finish)(const MeanShift<T>&, int64_t point_block);
+  int64_t scratch_bytes;
+};
+
+template <class T>
+struct MeanShiftBackwardKernels {
+  void (*clear_sources)(const MeanShift<T>&, int64_t source_block);
+  void (*prologue)(const MeanShift<T>&, int64_t point_block);
+  void (*pair)(const MeanShift<T>&, BlockPair, void* scratch);
+  void (*rectangle)(const MeanShift<T>&, BlockPair, void* scratch);
+  void (*finish_points)(const MeanShift<T>&, int64_t point_block);
+  void (*finish_sources)(const MeanShift<T>&, int64_t source_block);
+  int64_t scratch_bytes;
+};
+
+// What bounds the fixed route: the largest |log density|, and the rounding error of a cosine.
+struct RouteLimits {
+  double log_density;
+  double rounding;
+};
+
+template <class T>
+inline RouteLimits route_limits(int64_t dim) {
+  return sizeof(T) == 4 ? RouteLimits{40.0, 1.2e-7 * double(dim + 4)} : RouteLimits{300.0, 2.3e-16 * double(dim + 4)};
+}
+
+// One route per image.
+std::vector<Route> plan_routes(const BlockPlan& points, const BlockPlan& sources, const RowSurvey* point_surveys,
+                               const RowSurvey* source_surveys, double kappa, bool blurring, RouteLimits limits);
+
+struct MeanShiftShape {
+  int64_t points, sources;  // padded rows
+  bool weighted, backward, any_running, any_fixed;
+};
+
+template <class T>
+size_t bind_workspace(MeanShift<T>& p, const MeanShiftShape& shape, void* memory);
+
+}  // namespace rpe

@@ -1,0 +1,65 @@
+// Pairwise loss with gradient: what the driver hands to the kernels. Plain pointers; Torch-free.
+//
+// Call order: prepare (every block), pair (every pair of every symmetric round, rounds in order), finish (every image).
+// Calls of one phase may run at the same time: they write disjoint memory. Each running task brings its own scratch.
+#pragma once
+
+#include <type_traits>
+
+#include "block.h"
+#include "plan.h"
+#include "workspace.h"
+
+namespace rpe {
+
+template <class T>
+struct PairwiseLoss {
+  using Label = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+
+  // Inputs. Rows are sorted by (image, instance); a row of weight 0 takes no part.
+  const T* points;          // [rows, dim]
+  const int64_t* instance;  // [rows]
+  const T* weight;          // [rows]
+  int64_t dim;
+  T threshold;  // 2 margin - 1, on the cosine
+  bool with_gradient;
+  const Block* blocks;
+
+  // Outputs.
+  T* loss;      // [images]
+  T* gradient;  // [rows, dim], null without gradient
+
+  // Workspace, padded row space.
+  int64_t stride;       // padded_dim(dim)
+  T* rows;              // [padded, stride]
+  T* weighted_rows;     // [padded, stride], w_i x_i
+  T* panels;            // [padded / panel][dim][panel]
+  T* weights;           // [padded]
+  Label* labels;        // [padded], relative to the image's first label
+  T* push;              // [padded, stride], sum over active partners j of w_j x_j
+  double* block_hinge;  // [blocks], sum of w_i w_j [cos - threshold]_+ over ordered pairs
+};
+
+template <class T>
+struct PairwiseLossKernels {
+  void (*prepare)(const PairwiseLoss<T>&, int64_t block);
+  void (*pair)(const PairwiseLoss<T>&, BlockPair, void* scratch);
+  void (*finish)(const PairwiseLoss<T>&, int64_t image, int64_t first_block, int64_t last_block);
+  int64_t scratch_bytes;
+};
+
+template <class T>
+size_t bind_workspace(PairwiseLoss<T>& problem, int64_t padded_rows, int64_t num_blocks, void* memory) {
+  Workspace workspace(memory);
+  problem.stride = padded_dim<T>(problem.dim);
+  problem.rows = workspace.take<T>(padded_rows * problem.stride);
+  problem.weighted_rows = workspace.take<T>(padded_rows * problem.stride);
+  problem.panels = workspace.take<T>(padded_rows * problem.dim);
+  problem.weights = workspace.take<T>(padded_rows);
+  problem.labels = workspace.take<typename PairwiseLoss<T>::Label>(padded_rows);
+  problem.push = workspace.take<T>(padded_rows * problem.stride);
+  problem.block_hinge = workspace.take<double>(num_blocks);
+  return workspace.bytes();
+}
+
+}  // namespace rpe

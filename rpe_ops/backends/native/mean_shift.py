@@ -1,0 +1,57 @@
+"""One mean-shift step in C++ (csrc/cpu/mean_shift_*.cpp); formulas in the reference backend."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rpe_ops.backends.native import loader
+
+
+def forward(
+    points: Tensor,
+    sources: Tensor | None,
+    log_weight: Tensor | None,
+    kappa: Tensor,
+    eta: Tensor,
+    point_offsets: Tensor,
+    source_offsets: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Moved points, means and log densities relative to kappa."""
+    loader.load()
+    moved, mean, log_density = torch.ops.rpe_ops_native.mean_shift_forward(
+        points, sources, log_weight, kappa, eta, point_offsets, source_offsets
+    )
+    return moved, mean, log_density
+
+
+def backward(
+    grad_moved: Tensor,
+    points: Tensor,
+    sources: Tensor | None,
+    log_weight: Tensor | None,
+    kappa: Tensor,
+    eta: Tensor,
+    point_offsets: Tensor,
+    source_offsets: Tensor,
+    mean: Tensor,
+    log_density: Tensor,
+    with_grad_weight: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of points, sources, log weights, kappa and eta."""
+    loader.load()
+    gradients = torch.ops.rpe_ops_native.mean_shift_backward(
+        grad_moved,
+        points,
+        sources,
+        log_weight,
+        kappa,
+        eta,
+        point_offsets,
+        source_offsets,
+        mean,
+        log_density,
+        with_grad_weight,
+    )
+    grad_points, grad_sources, grad_log_weight, grad_kappa, grad_eta = gradients
+    return grad_points, grad_sources, grad_log_weight, grad_kappa, grad_eta
