@@ -83,8 +83,10 @@ def mean_shift_backward(
         poison = poisoned_images(partners, columns)
         grad_weight = grad_log_weight
         if with_grad_weight and weight is not None:
-            _, h, e = row_gradients(grad_moved, points, mean, eta)
-            at_zero = zero_mass_gradient(points, partners, kappa, h, e, log_density, point_offsets, columns)
+            _, h = row_gradients(grad_moved, points, mean, eta)
+            at_zero = zero_mass_gradient(
+                points, partners, kappa, h, mean, log_density, point_offsets, columns
+            )
             grad_weight = torch.where(weight > 0, grad_log_weight / weight, at_zero)
         return (
             add_poison(grad_points, point_offsets, poison),

@@ -27,14 +27,11 @@ def move_rows(points: Tensor, mean: Tensor, eta: Tensor) -> Tensor:
     return unit_rows(eta * mean + (1.0 - eta) * points)
 
 
-def row_gradients(
-    grad_moved: Tensor, points: Tensor, mean: Tensor, eta: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """g `[M, D]`, h `[M, D]` and e `[M]` of (3)."""
+def row_gradients(grad_moved: Tensor, points: Tensor, mean: Tensor, eta: Tensor) -> tuple[Tensor, Tensor]:
+    """g and h `[M, D]` of (3)."""
     blended = eta * mean + (1.0 - eta) * points
     length = torch.linalg.vector_norm(blended, dim=-1, keepdim=True)
     moved = unit_rows(blended)
     inverse = torch.where(length == 0, torch.zeros_like(length), 1.0 / length)
     g = (grad_moved - (grad_moved * moved).sum(-1, keepdim=True) * moved) * inverse
-    h = eta * g
-    return g, h, (h * mean).sum(-1)
+    return g, eta * g

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rpe_ops.backends.blocked import row_bands
-from rpe_ops.backends.images import image_slices
+from rpe_ops.backends.images import accumulation_dtype, image_slices
 from rpe_ops.backends.rows import move_rows, row_gradients
 
 
@@ -50,14 +50,18 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of points, sources, log_weight, kappa and eta; arguments and results as in the reference."""
     partners = points if sources is None else sources
-    g, h, e = row_gradients(grad_moved, points, mean, eta)
+    g, h = row_gradients(grad_moved, points, mean, eta)
     row_sum = torch.zeros_like(points)
     column_sum = torch.zeros_like(partners)
     grad_log_weight = points.new_zeros(partners.shape[0] if with_grad_weight else 0)
+    wide = accumulation_dtype(points.device)
+    grad_kappa = torch.zeros((), dtype=wide, device=points.device)
     for rows, columns in _bands(points, point_offsets, source_offsets):
         x, y = points[rows], partners[columns]
         probability = _probability(_logit(x, y, kappa, log_weight, columns), log_density[rows])
-        slope = probability * torch.addmm(-e[rows, None], h[rows], y.T)
+        slope = h[rows] @ y.T
+        slope.sub_((probability * slope).sum(1, keepdim=True)).mul_(probability)
+        grad_kappa += (slope * (x @ y.T - 1.0)).sum(dtype=wide)
         row_sum[rows] = slope @ y
         column_sum[columns] += probability.T @ h[rows] + kappa * (slope.T @ x)
         if with_grad_weight:
@@ -66,7 +70,7 @@ def backward(
     grad_points = torch.where(staying, g, (1.0 - eta) * g + kappa * row_sum)
     if sources is None:
         grad_points, column_sum = grad_points + column_sum, column_sum[:0]
-    return grad_points, column_sum, grad_log_weight, (points * row_sum).sum(), (g * (mean - points)).sum()
+    return grad_points, column_sum, grad_log_weight, grad_kappa.to(kappa.dtype), (g * (mean - points)).sum()
 
 
 def zero_mass_gradient(
@@ -74,13 +78,14 @@ def zero_mass_gradient(
     sources: Tensor,
     kappa: Tensor,
     h: Tensor,
-    e: Tensor,
+    mean: Tensor,
     log_density: Tensor,
     point_offsets: Tensor,
     source_offsets: Tensor,
 ) -> Tensor:
-    """dl/dm_j `[T]` = sum_i exp(kappa (c_ij - 1) - L_i) (h_i . y_j - e_i): where m_j = 0, (8) divided by m_j is 0/0."""
+    """dl/dm_j `[T]` = sum_i exp(kappa (c_ij - 1) - L_i) h_i . (y_j - M_i): where m_j = 0, (8) divided by m_j is 0/0."""
     grad_weight = sources.new_zeros(sources.shape[0])
+    e = (h * mean).sum(1)
     for rows, columns in _bands(points, point_offsets, source_offsets):
         x, y = points[rows], sources[columns]
         density_ratio = _probability(_logit(x, y, kappa, None, columns), log_density[rows])

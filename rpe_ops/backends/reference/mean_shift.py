@@ -12,12 +12,15 @@ has no mass (L = -inf) stays where it is, M_i = x_i. A row with Y_i = 0 gives Z_
 
 Backward, for G = dl/dZ, row by row:
 
-    (3)  g_i = dl/dY_i = ( G_i - (G_i . Z_i) Z_i ) / |Y_i|          h_i = dl/dM_i = eta g_i          e_i = h_i . M_i
-    (4)  S_ij = dl/dA_ij = P_ij ( h_i . y_j - e_i )                      (the softmax's own derivative)
+    (3)  g_i = dl/dY_i = ( G_i - (G_i . Z_i) Z_i ) / |Y_i|          h_i = dl/dM_i = eta g_i
+    (4)  S_ij = dl/dA_ij = P_ij ( h_i . y_j - e_i ),  e_i = h_i . M_i    (the softmax's own derivative)
     (5)  R_i = sum_j S_ij y_j                dl/dx_i = (1 - eta) g_i + kappa R_i
     (6)  C_j = dl/dy_j = sum_i ( P_ij h_i + kappa S_ij x_i )
-    (7)  dl/dkappa = sum_i x_i . R_i  (up to sum_ij S_ij = 0)     dl/deta = sum_i g_i . (M_i - x_i)
+    (7)  dl/dkappa = sum_ij S_ij (x_i . y_j - 1)          dl/deta = sum_i g_i . (M_i - x_i)
     (8)  dl/db_j = sum_i S_ij
+
+kappa multiplies what is left of the difference in (4), so e_i must round as the products h_i . y_j do: it is summed as
+sum_j P_ij (h_i . y_j) here, and is exactly h_i . y_j where one source takes all. Then sum_j S_ij = 0 to rounding.
 
 When blurring, x and y are the same rows and the gradient is the sum of (5) and (6): each row of it is a sum over its
 partners j alone, because K is symmetric, so a kernel needs no atomics.
@@ -78,7 +81,8 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of (5) to (8): points `[M, D]`, sources `[T, D]` (empty when blurring), log_weight `[T]` (empty unless
     `with_grad_weight`), kappa and eta (0-d). When blurring, (5) and (6) are added up in the first."""
-    g, h, e = row_gradients(grad_moved, points, mean, eta)
+    g, h = row_gradients(grad_moved, points, mean, eta)
+    grad_kappa = torch.zeros_like(kappa)
     row_sum = torch.zeros_like(points)  # R
     column_sum = torch.zeros_like(points if sources is None else sources)  # C
     grad_log_weight = points.new_zeros(column_sum.shape[0] if with_grad_weight else 0)
@@ -88,7 +92,9 @@ def backward(
         logit = kappa * (x @ y.T - 1.0) + (0.0 if log_weight is None else log_weight[columns])
         has_mass = log_density[rows, None] != -torch.inf
         probability = torch.where(has_mass, torch.exp(logit - log_density[rows, None]), 0.0)
-        slope = probability * (h[rows] @ y.T - e[rows, None])  # S
+        projection = h[rows] @ y.T
+        slope = probability * (projection - (probability * projection).sum(1, keepdim=True))  # S
+        grad_kappa += (slope * (x @ y.T - 1.0)).sum()
         row_sum[rows] = slope @ y
         column_sum[columns] = probability.T @ h[rows] + kappa * (slope.T @ x)
         if with_grad_weight:
@@ -97,4 +103,4 @@ def backward(
     grad_points = torch.where(staying, g, (1.0 - eta) * g + kappa * row_sum)
     if sources is None:
         grad_points, column_sum = grad_points + column_sum, column_sum[:0]
-    return grad_points, column_sum, grad_log_weight, (points * row_sum).sum(), (g * (mean - points)).sum()
+    return grad_points, column_sum, grad_log_weight, grad_kappa, (g * (mean - points)).sum()
