@@ -18,15 +18,19 @@ namespace {
 constexpr int64_t kTileRows = 48;
 constexpr int64_t kMaxColumns = kMaxBlockRows;
 
+// Activity is noted per cell of kOutputGroup rows x kCell columns: whole panels, and whole groups of outputs.
+template <class T>
+constexpr int64_t kCell = kPanel<T> < 24 ? 24 : kPanel<T>;
+
 template <class T>
 struct Scratch {
   using Label = typename PairwiseLoss<T>::Label;
   static constexpr int64_t kGroups = kTileRows / kOutputGroup;
-  static constexpr int64_t kPanels = kMaxColumns / kPanel<T>;
+  static constexpr int64_t kCells = kMaxColumns / kCell<T>;
   T slope[kTileRows * kMaxColumns];
-  bool active[kGroups][kPanels];
-  Label panel_low[kPanels], panel_high[kPanels];
-  bool panel_idle[kPanels];
+  bool active[kGroups][kCells];
+  Label low[kCells], high[kCells];  // labels of the columns
+  bool idle[kCells];                // all their weights are zero
 };
 
 template <class T>
@@ -74,71 +78,61 @@ RPE_FORMULA bool all_weights_zero(const T* weights, int64_t count) {
 }
 
 // Slopes of one micro-tile to memory, its weighted excess to `hinge`. Returns whether any pair is active.
+// kLabels: the tile may hold pairs of one instance, which the hinge does not see.
 template <class T, bool kLabels>
-RPE_KERNEL bool slope_micro(const typename Simd<T>::Vector (&cosine)[Simd<T>::kRows][Simd<T>::kVectors], T threshold,
-                             const T* row_weights, const T* column_weights,
-                             const typename PairwiseLoss<T>::Label* row_labels,
-                             const typename PairwiseLoss<T>::Label* column_labels, T* slope, double* hinge) {
-  using V = typename Simd<T>::Vector;
-  using Labels = typename Simd<T>::Labels;
-  const V bound = broadcast<V>(threshold), one = broadcast<V>(T(1)), zero = V{};
-  V weight[Simd<T>::kVectors];
-  Labels label[Simd<T>::kVectors];
-  RPE_UNROLL
-  for (int v = 0; v < Simd<T>::kVectors; ++v) {
-    weight[v] = load<V>(column_weights + v * kLanes<T>);
-    if (kLabels) label[v] = load<Labels>(column_labels + v * kLanes<T>);
-  }
+RPE_KERNEL bool slope_micro_tile(const PairwiseLoss<T>& p, int64_t row, int64_t column, T* slope, double* hinge) {
+  using S = Simd<T>;
+  using V = typename S::Vector;
+  using Labels = typename S::Labels;
+  V cosine[S::kRows][S::kVectors];
+  clear<T>(cosine);
+  dot_micro<T>(p.rows + row * p.stride, p.stride, p.panels + column * p.dim, p.dim, cosine);
+  const V bound = broadcast<V>(p.threshold), one = broadcast<V>(T(1)), zero = V{};
   V total = zero, active = zero;
   RPE_UNROLL
-  for (int r = 0; r < Simd<T>::kRows; ++r) {
-    V row_total = zero;
+  for (int v = 0; v < S::kVectors; ++v) {
+    V column_total = zero;
     RPE_UNROLL
-    for (int v = 0; v < Simd<T>::kVectors; ++v) {
+    for (int r = 0; r < S::kRows; ++r) {
       V excess = hinge_excess(cosine[r][v], bound);
       if (kLabels) {
-        const Labels own = broadcast<Labels>(row_labels[r]);
-        excess = own != label[v] ? excess : zero;
+        const Labels own = broadcast<Labels>(p.labels[row + r]);
+        excess = own != load<Labels>(p.labels + column + v * kLanes<T>) ? excess : zero;
       }
-      const V step = hinge_slope(excess, one);
-      store(slope + r * kMaxColumns + v * kLanes<T>, step);
-      active = active + step;
-      row_total = fma(excess, weight[v], row_total);
+      store(slope + r * kMaxColumns + v * kLanes<T>, hinge_slope(excess, one));
+      active = maximum(excess, active);
+      column_total = fma(excess, broadcast<V>(p.weights[row + r]), column_total);
     }
-    total = fma(row_total, broadcast<V>(row_weights[r]), total);
+    total = fma(column_total, load<V>(p.weights + column + v * kLanes<T>), total);
   }
+  const bool any = any_nonzero(active);
+  if (!any) return false;
   T lane[kLanes<T>];
   store(lane, total);
   for (int l = 0; l < kLanes<T>; ++l) hinge[l] += double(lane[l]);
-  return any_nonzero(active);
+  return true;
 }
 
-// Slopes and hinge of kTileRows rows against all columns of the other block, in cells of kOutputGroup rows x one panel.
+// Slopes and hinge of kTileRows rows against all columns of the other block.
 template <class T>
 RPE_KERNEL bool slope_tile(const PairwiseLoss<T>& p, int64_t row, const Block& columns, Scratch<T>& scratch, double* hinge) {
   using S = Simd<T>;
-  using V = typename S::Vector;
   bool any = false;
   for (int64_t i = 0; i < kTileRows; i += kOutputGroup) {
     typename PairwiseLoss<T>::Label low, high;
     label_range<T>(p.labels + row + i, kOutputGroup, low, high);
     const bool idle = all_weights_zero(p.weights + row + i, kOutputGroup);
-    for (int64_t panel = 0; panel < columns.rows / kPanel<T>; ++panel) {
-      const auto panel_low = scratch.panel_low[panel], panel_high = scratch.panel_high[panel];
-      bool& active = scratch.active[i / kOutputGroup][panel];
+    for (int64_t cell = 0; cell < columns.rows / kCell<T>; ++cell) {
+      bool& active = scratch.active[i / kOutputGroup][cell];
       active = false;
-      const bool one_instance = low == high && panel_low == panel_high && low == panel_low;
-      if (idle || scratch.panel_idle[panel] || one_instance) continue;
-      const bool disjoint = high < panel_low || panel_high < low;
-      const int64_t column = columns.row + panel * kPanel<T>;
-      for (int64_t own = row + i; own < row + i + kOutputGroup; own += S::kRows) {
-        V cosine[S::kRows][S::kVectors];
-        clear<T>(cosine);
-        dot_micro<T>(p.rows + own * p.stride, p.stride, p.panels + column * p.dim, p.dim, cosine);
-        T* slope = scratch.slope + (own - row) * kMaxColumns + panel * kPanel<T>;
-        const auto transform = disjoint ? slope_micro<T, false> : slope_micro<T, true>;
-        active |= transform(cosine, p.threshold, p.weights + own, p.weights + column, p.labels + own, p.labels + column,
-                            slope, hinge);
+      const bool one_instance = low == high && scratch.low[cell] == low && scratch.high[cell] == low;
+      if (idle || scratch.idle[cell] || one_instance) continue;
+      const bool disjoint = high < scratch.low[cell] || scratch.high[cell] < low;
+      for (int64_t r = i; r < i + kOutputGroup; r += S::kRows) {
+        for (int64_t j = cell * kCell<T>; j < (cell + 1) * kCell<T>; j += kPanel<T>) {
+          const auto slope_micro = disjoint ? slope_micro_tile<T, false> : slope_micro_tile<T, true>;
+          active |= slope_micro(p, row + r, columns.row + j, scratch.slope + r * kMaxColumns + j, hinge);
+        }
       }
       any |= active;
     }
@@ -149,15 +143,15 @@ RPE_KERNEL bool slope_tile(const PairwiseLoss<T>& p, int64_t row, const Block& c
 // push_i += sum_j slope_ij w_j x_j, over runs of active cells.
 template <class T>
 RPE_FORMULA void push_rows(const PairwiseLoss<T>& p, int64_t row, const Block& columns, const Scratch<T>& scratch) {
-  const int64_t panels = columns.rows / kPanel<T>;
+  const int64_t cells = columns.rows / kCell<T>;
   for (int64_t i = 0; i < kTileRows; i += kOutputGroup) {
     const bool* active = scratch.active[i / kOutputGroup];
-    for (int64_t begin = 0, end; begin < panels; begin = end) {
+    for (int64_t begin = 0, end; begin < cells; begin = end) {
       end = begin + 1;
       if (!active[begin]) continue;
-      while (end < panels && active[end]) ++end;
-      const int64_t j = begin * kPanel<T>;
-      accumulate_eight<T, true>(scratch.slope + i * kMaxColumns + j, kMaxColumns, (end - begin) * kPanel<T>,
+      while (end < cells && active[end]) ++end;
+      const int64_t j = begin * kCell<T>;
+      accumulate_eight<T, true>(scratch.slope + i * kMaxColumns + j, kMaxColumns, (end - begin) * kCell<T>,
                                 p.weighted_rows + (columns.row + j) * p.stride, p.stride, p.push + (row + i) * p.stride);
     }
   }
@@ -167,13 +161,13 @@ RPE_FORMULA void push_rows(const PairwiseLoss<T>& p, int64_t row, const Block& c
 template <class T>
 RPE_FORMULA void push_columns(const PairwiseLoss<T>& p, int64_t row, const Block& columns, const Scratch<T>& scratch) {
   constexpr int64_t groups = Scratch<T>::kGroups;
-  for (int64_t panel = 0; panel < columns.rows / kPanel<T>; ++panel) {
+  for (int64_t cell = 0; cell < columns.rows / kCell<T>; ++cell) {
     for (int64_t begin = 0, end; begin < groups; begin = end) {
       end = begin + 1;
-      if (!scratch.active[begin][panel]) continue;
-      while (end < groups && scratch.active[end][panel]) ++end;
-      const int64_t i = begin * kOutputGroup, j = panel * kPanel<T>;
-      accumulate_columns<T>(scratch.slope + i * kMaxColumns + j, kMaxColumns, (end - begin) * kOutputGroup, kPanel<T>,
+      if (!scratch.active[begin][cell]) continue;
+      while (end < groups && scratch.active[end][cell]) ++end;
+      const int64_t i = begin * kOutputGroup, j = cell * kCell<T>;
+      accumulate_columns<T>(scratch.slope + i * kMaxColumns + j, kMaxColumns, (end - begin) * kOutputGroup, kCell<T>,
                             p.weighted_rows + (row + i) * p.stride, p.stride, p.push + (columns.row + j) * p.stride);
     }
   }
@@ -185,10 +179,10 @@ void pair(const PairwiseLoss<T>& p, BlockPair blocks, void* memory) {
   const Block& rows = p.blocks[blocks.row_block];
   const Block& columns = p.blocks[blocks.column_block];
   const bool diagonal = blocks.row_block == blocks.column_block;
-  for (int64_t panel = 0; panel < columns.rows / kPanel<T>; ++panel) {
-    const int64_t column = columns.row + panel * kPanel<T>;
-    label_range<T>(p.labels + column, kPanel<T>, scratch.panel_low[panel], scratch.panel_high[panel]);
-    scratch.panel_idle[panel] = all_weights_zero(p.weights + column, kPanel<T>);
+  for (int64_t cell = 0; cell < columns.rows / kCell<T>; ++cell) {
+    const int64_t column = columns.row + cell * kCell<T>;
+    label_range<T>(p.labels + column, kCell<T>, scratch.low[cell], scratch.high[cell]);
+    scratch.idle[cell] = all_weights_zero(p.weights + column, kCell<T>);
   }
   double hinge[kLanes<T>] = {};
   for (int64_t i = 0; i < rows.rows; i += kTileRows) {
