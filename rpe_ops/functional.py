@@ -203,7 +203,7 @@ def mean_shift(
     function = "mean_shift"
     validate.embedding_rows(function, embedding, offsets)
     validate.seeds(function, seeds, embedding, seed_offsets)
-    validate.concentration(function, kappa, bandwidth)
+    validate.concentration(function, kappa, bandwidth, compute_dtype(embedding.dtype))
     validate.scalar(function, "eta", eta, lowest=0.0)
     num_steps = validate.step_count(function, num_steps)
     validate.tolerance(function, tol)

@@ -204,8 +204,8 @@ def tolerance(function: str, value: Any) -> float:
     return number
 
 
-def concentration(function: str, kappa: Any, bandwidth: Any) -> None:
-    """Exactly one of kappa and bandwidth, positive."""
+def concentration(function: str, kappa: Any, bandwidth: Any, dtype: torch.dtype | None = None) -> None:
+    """Exactly one of kappa and bandwidth, positive, and kappa within the range of `dtype`, the one computed in."""
     if (kappa is None) == (bandwidth is None):
         state = "neither" if kappa is None else "both"
         raise ValueError(
@@ -213,20 +213,22 @@ def concentration(function: str, kappa: Any, bandwidth: Any) -> None:
             "kappa = 1 / bandwidth^2, rpe_ops.kappa_from_margin(margin) suggests one"
         )
     name, value = ("kappa", kappa) if bandwidth is None else ("bandwidth", bandwidth)
-    scalar(function, name, value, lowest=0.0, exclusive=True)
-    if (
-        name == "bandwidth"
-        and not isinstance(value, Tensor)
-        and not math.isfinite(_square_inverse(float(value)))
-    ):
+    number = scalar(function, name, value, lowest=0.0, exclusive=True)
+    if number is None or dtype is None:
+        return
+    square = number * number
+    implied = number if bandwidth is None else (1.0 / square if square > 0 else math.inf)
+    if not torch.finfo(dtype).tiny * torch.finfo(dtype).eps <= implied <= torch.finfo(dtype).max:
+        kind = str(dtype).removeprefix("torch.")
+        meaning = "" if bandwidth is None else f", kappa = 1 / bandwidth^2 = {implied:g}"
         raise ValueError(
-            f"{function}: bandwidth must not be so small that kappa = 1 / bandwidth^2 overflows, got {value!r}; "
-            "use a larger one"
+            f"{function}: {name} must be such that kappa fits {kind}, got {number:g}{meaning}; "
+            "choose another value, or a float64 embedding"
         )
 
 
-def scalar(function: str, name: str, value: Any, *, lowest: float, exclusive: bool = False) -> None:
-    """A float or a 0-d floating tensor, finite and at least (or above) `lowest`."""
+def scalar(function: str, name: str, value: Any, *, lowest: float, exclusive: bool = False) -> float | None:
+    """A float or a 0-d floating tensor, finite and at least (or above) `lowest`; its value where it can be read."""
     bound = f"{'above' if exclusive else 'at least'} {lowest:g}"
     if isinstance(value, Tensor):
         if value.ndim != 0 or value.dtype not in FLOATING:
@@ -235,7 +237,7 @@ def scalar(function: str, name: str, value: Any, *, lowest: float, exclusive: bo
                 "one value serves all points"
             )
         if not (value.device.type == "cpu" and can_read(value)):
-            return
+            return None
         number = float(value.detach())
     else:
         number = _number(function, name, value, f"a float or a 0-d tensor {bound}")
@@ -243,6 +245,7 @@ def scalar(function: str, name: str, value: Any, *, lowest: float, exclusive: bo
         raise ValueError(
             f"{function}: {name} must be finite and {bound}, got {number:g}; choose a value in that range"
         )
+    return number
 
 
 def can_read(tensor: Tensor) -> bool:
