@@ -276,8 +276,3 @@ def _integer(value: Any) -> int | None:
         return operator.index(value)
     except TypeError:
         return None
-
-
-def _square_inverse(bandwidth: float) -> float:
-    square = bandwidth * bandwidth
-    return 1.0 / square if square > 0 else math.inf
