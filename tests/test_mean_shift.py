@@ -40,7 +40,7 @@ def check(tensors: Tensors, backend: str, **options) -> None:
     assert result.dtype == embedding.dtype
     numerics.assert_values(result, exact, eager)
     # gradients are sums of terms as large as the upstream gradient, which cancel where points have converged
-    sizes = dict.fromkeys(tensors, 0.1 * float(upstream.abs().max()))
+    sizes = dict.fromkeys(tensors, float(upstream.abs().max()))
     sizes["eta"] = 0.3 * float(upstream.norm())
     sizes["kappa"] = sizes["eta"] / float(options.get("kappa", tensors.get("kappa", 1.0))) ** 0.5
     for name, exact_grad in exact_grads.items():
@@ -52,7 +52,7 @@ def inputs(num_points: int, dim: int, *, num_seeds: int = 0, masses: bool = Fals
     """Points, and optionally seeds near and far from them, and masses."""
     tensors = {"embedding": problems.clustered(num_points, dim, seed=seed)}
     if num_seeds:
-        tensors["seeds"] = problems.directions(num_seeds, dim, seed=seed)
+        tensors["seeds"] = problems.directions(num_seeds, dim, seed=seed + 1)
     if masses:
         tensors["weight"] = problems.masses(num_points, seed=seed)
     return tensors
