@@ -24,6 +24,8 @@ _MIN_VISIBLE = 0.6
 """Share of its area that an instance must keep where its place is partly taken."""
 _SAME_COLOUR = 0.5
 """Chance that an instance takes the colour of an earlier one."""
+_MIN_CONTRAST = 0.25
+"""Smallest difference to the ground in some channel; its texture spreads over about +-0.15."""
 
 
 @register("synthetic")
@@ -64,7 +66,8 @@ def draw(
     random: np.random.Generator, size: int, instances: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """One picture float32 `[3, size, size]` in 0..1, and int64 `[size, size]` with labels up to `instances` at most."""
-    image = _ground(random, size)
+    ground = random.uniform(0.05, 0.6, 3)
+    image = _texture(random, size, ground)
     label = np.zeros((size, size), dtype=np.int64)
     colours: list[NDArray[np.float64]] = []
     wanted = int(random.integers((instances + 2) // 3, instances + 1))
@@ -78,7 +81,7 @@ def draw(
         if colours and random.random() < _SAME_COLOUR:
             colour = colours[int(random.integers(len(colours)))]
         else:
-            colour = random.uniform(0.15, 1.0, 3)
+            colour = _colour_unlike(random, ground)
         colours.append(colour)
         label[visible] = len(colours)
         shading = 1 + 0.15 * _smooth_noise(random, size, size / 8)
@@ -87,9 +90,16 @@ def draw(
     return np.clip(image, 0, 1).astype(np.float32), label
 
 
-def _ground(random: np.random.Generator, size: int) -> NDArray[np.float64]:
-    """Background [3, size, size]: a colour with coarse and fine texture."""
-    colour = random.uniform(0.05, 0.6, 3)
+def _colour_unlike(random: np.random.Generator, ground: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A colour [3] that can be told from the ground's in one channel at least."""
+    while True:
+        colour = random.uniform(0.15, 1.0, 3)
+        if np.abs(colour - ground).max() > _MIN_CONTRAST:
+            return colour
+
+
+def _texture(random: np.random.Generator, size: int, colour: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Background [3, size, size]: one colour with coarse and fine texture."""
     coarse = 0.06 * _smooth_noise(random, size, size / 6)
     fine = 0.03 * _smooth_noise(random, size, 1.0)
     return colour[:, None, None] + coarse + fine
