@@ -4,8 +4,10 @@
 //   R_i = sum_j S_ij y_j;  C_j = sum_i (P_ij h_i + kappa S_ij x_i);  dL/db_j = sum_i S_ij;  dL/dkappa = sum_i x_i.R_i.
 // `pair` (blurring, fixed route) owns both blocks. P_ij = K_ij m_j f_i with f = 1/density, K symmetric, so with H = f h,
 // E = f e:  T_ij = S_ij + S_ji = K_ij ( H_i.(m_j x_j) + (m_i x_i).H_j - m_j E_i - m_i E_j )  is symmetric too, and
-//   grad_i = (1 - eta) g_i + m_i (K H)_i + kappa (T X)_i;  dL/db_j = m_j (x_j.(K H)_j - (K E)_j);  dL/dkappa = x.(T X)/2.
-// `rectangle` owns a block of points and a block of sources and forms P and S themselves.
+//   grad_i = (1 - eta) g_i + m_i (K H)_i + kappa (T X)_i;  dL/db_j = m_j (x_j.(K H)_j - (K E)_j);
+//   dL/dkappa = sum_ij T_ij (cos_ij - 1) / 2.
+// `rectangle` owns a block of points and a block of sources and forms P and S themselves. sum_j S_ij is 0 but for the
+// rounding of e_i; what is left of it, rho_i, is taken out again: R_i - rho_i M_i.
 // Tiles (kTileRows rows) live in the L2 cache; products accumulate in registers in T, scalars in double.
 // Deterministic: the schedule fixes the order of every sum.
 #include "../math/sphere_step.h"
@@ -19,6 +21,7 @@ template <class T>
 struct Scratch {
   T weights[kTileRows * kMaxColumns];
   T slopes[kTileRows * kMaxColumns];
+  typename Simd<T>::Vector row_sums[kTileRows];
 };
 
 template <class T>
@@ -32,6 +35,7 @@ void prologue(const MeanShift<T>& p, int64_t index) {
     T* slope = p.slope_rows + row * p.stride;
     for (int64_t d = 0; d < p.stride; ++d) slope[d] = T(0);
     p.slope_offset[row] = T(0);
+    p.row_slopes[row] = 0;
     if (i >= block.valid) continue;
     const T* mean = p.saved_mean + in * p.dim;
     T* grad_point = p.grad_points + in * p.dim;
@@ -54,6 +58,7 @@ void prologue(const MeanShift<T>& p, int64_t index) {
     p.slope_offset[row] = inverse * offset;
   }
   p.block_grad_eta[index] = grad_eta;
+  p.block_grad_kappa[index] = 0;
   if (symmetric) pack_panels(p.slope_rows + block.row * p.stride, block.rows, p.stride, p.dim, p.slope_panels + block.row * p.dim);
 }
 
@@ -69,9 +74,17 @@ void clear_sources(const MeanShift<T>& p, int64_t index) {
     pack_panels(p.mass_rows + block.row * p.stride, block.rows, p.stride, p.dim, p.mass_panels + block.row * p.dim);
 }
 
-// K and T of kTileRows rows against all columns. (K E) of both sides is summed on the way where it is asked for.
+// Lane by lane, in double.
 template <class T>
-RPE_KERNEL void symmetric_tiles(const MeanShift<T>& p, int64_t row, const Block& columns, Scratch<T>& scratch) {
+RPE_FORMULA void add_lanes(typename Simd<T>::Vector value, double* sums) {
+  T lane[kLanes<T>];
+  store(lane, value);
+  for (int l = 0; l < kLanes<T>; ++l) sums[l] += double(lane[l]);
+}
+
+// K and T of kTileRows rows against all columns. The sum of T is added to `totals`, lane by lane.
+template <class T>
+RPE_KERNEL void symmetric_tiles(const MeanShift<T>& p, int64_t row, const Block& columns, Scratch<T>& scratch, double* totals) {
   using S = Simd<T>;
   using V = typename S::Vector;
   const V scale = broadcast<V>(T(double(p.kappa) * kLog2E));
@@ -93,6 +106,7 @@ RPE_KERNEL void symmetric_tiles(const MeanShift<T>& p, int64_t row, const Block&
       clear<T>(acc);
       dot_micro<T>(p.slope_rows + own * p.stride, p.stride, p.mass_panels + column * p.dim, p.dim, acc);
       dot_micro<T>(p.mass_rows + own * p.stride, p.stride, p.slope_panels + column * p.dim, p.dim, acc);
+      V total = V{};
       RPE_UNROLL
       for (int v = 0; v < S::kVectors; ++v) {
         const V column_mass = load<V>(p.mass + column + v * kLanes<T>);
@@ -102,9 +116,12 @@ RPE_KERNEL void symmetric_tiles(const MeanShift<T>& p, int64_t row, const Block&
           V slope = fma(-column_mass, broadcast<V>(p.slope_offset[own + r]), acc[r][v]);
           slope = fma(-column_offset, broadcast<V>(p.mass[own + r]), slope);
           const int64_t at = r * kMaxColumns + v * kLanes<T>;
-          store(slopes + at, slope * load<V>(weights + at));
+          slope = slope * load<V>(weights + at);
+          store(slopes + at, slope);
+          total = total + slope;
         }
       }
+      add_lanes<T>(total, totals);
     }
   }
 }
@@ -123,9 +140,7 @@ RPE_KERNEL void sum_offsets(const MeanShift<T>& p, int64_t row, const Block& col
     V sum = V{};
     for (int64_t i = 0; i < kTileRows; ++i)
       sum = fma(load<V>(scratch.weights + i * kMaxColumns + j), broadcast<V>(p.slope_offset[row + i]), sum);
-    T lane[kLanes<T>];
-    store(lane, sum);
-    for (int l = 0; l < kLanes<T>; ++l) p.offset_sums[columns.row + j + l] += double(lane[l]);
+    add_lanes<T>(sum, p.offset_sums + columns.row + j);
   }
 }
 
@@ -136,9 +151,10 @@ void pair(const MeanShift<T>& p, BlockPair blocks, void* memory) {
   const Block& columns = p.point_blocks[blocks.column_block];
   const bool diagonal = blocks.row_block == blocks.column_block;
   const int64_t other = columns.row * p.stride;
+  double totals[kLanes<T>] = {};
   for (int64_t i = 0; i < rows.rows; i += kTileRows) {
     const int64_t row = rows.row + i, own = row * p.stride;
-    symmetric_tiles<T>(p, row, columns, scratch);
+    symmetric_tiles<T>(p, row, columns, scratch, totals);
     if (p.with_grad_weight) sum_offsets<T>(p, row, columns, diagonal, scratch);
     accumulate_rows<T>(scratch.weights, kMaxColumns, kTileRows, columns.rows, p.slope_rows + other, p.stride, p.weighted_sums + own);
     accumulate_rows<T>(scratch.slopes, kMaxColumns, kTileRows, columns.rows, p.source_rows + other, p.stride, p.slope_sums + own);
@@ -146,15 +162,19 @@ void pair(const MeanShift<T>& p, BlockPair blocks, void* memory) {
     accumulate_columns<T>(scratch.weights, kMaxColumns, kTileRows, columns.rows, p.slope_rows + own, p.stride, p.weighted_sums + other);
     accumulate_columns<T>(scratch.slopes, kMaxColumns, kTileRows, columns.rows, p.source_rows + own, p.stride, p.slope_sums + other);
   }
+  double total = 0;
+  for (int l = 0; l < kLanes<T>; ++l) total += totals[l];
+  p.block_grad_kappa[blocks.row_block] -= diagonal ? 0.5 * total : total;
 }
 
-// P and S of kTileRows rows against all columns, and the column sums of S.
+// P and S of kTileRows rows against all columns, and the sums of S along both sides.
 template <class T>
 RPE_KERNEL void rectangle_tiles(const MeanShift<T>& p, int64_t row, const Block& columns, bool fixed, Scratch<T>& scratch) {
   using S = Simd<T>;
   using V = typename S::Vector;
   const V scale = broadcast<V>(logit_scale(p.kappa)), ceiling = broadcast<V>(logit_ceiling<T>(fixed));
   V acc[S::kRows][S::kVectors];
+  for (int64_t i = 0; i < kTileRows; ++i) scratch.row_sums[i] = V{};
   for (int64_t j = 0; j < columns.rows; j += kPanel<T>) {
     const int64_t column = columns.row + j;
     V column_sum[S::kVectors];
@@ -185,13 +205,16 @@ RPE_KERNEL void rectangle_tiles(const MeanShift<T>& p, int64_t row, const Block&
       RPE_UNROLL
       for (int r = 0; r < S::kRows; ++r) {
         const V offset = broadcast<V>(p.slope_offset[own + r]);
+        V row_sum = scratch.row_sums[i + r];
         RPE_UNROLL
         for (int v = 0; v < S::kVectors; ++v) {
           const int64_t at = r * kMaxColumns + v * kLanes<T>;
           const V slope = (acc[r][v] - offset) * load<V>(weights + at);
           store(slopes + at, slope);
           column_sum[v] = column_sum[v] + slope;
+          row_sum = row_sum + slope;
         }
+        scratch.row_sums[i + r] = row_sum;
       }
     }
     T lane[kPanel<T>];
@@ -199,6 +222,7 @@ RPE_KERNEL void rectangle_tiles(const MeanShift<T>& p, int64_t row, const Block&
     for (int v = 0; v < S::kVectors; ++v) store(lane + v * kLanes<T>, column_sum[v]);
     for (int64_t l = 0; l < kPanel<T>; ++l) p.offset_sums[column + l] += double(lane[l]);
   }
+  for (int64_t i = 0; i < kTileRows; ++i) p.row_slopes[row + i] += lane_sum(scratch.row_sums[i]);
 }
 
 template <class T>
@@ -225,12 +249,15 @@ void finish_points(const MeanShift<T>& p, int64_t index) {
   for (int64_t i = 0; i < block.valid; ++i) {
     const int64_t row = block.row + i;
     const T* point = p.point_rows + row * p.stride;
-    const T* slope_sum = (symmetric ? p.slope_sums : p.sums) + row * p.stride;
+    const T* mean = p.saved_mean + (block.source + i) * p.dim;
     T* gradient = p.grad_points + (block.source + i) * p.dim;
+    const T* slope_sum = (symmetric ? p.slope_sums : p.sums) + row * p.stride;
+    const double excess = symmetric ? 0.0 : p.row_slopes[row];
     double along = 0;
     for (int64_t d = 0; d < p.dim; ++d) {
-      along += double(point[d]) * double(slope_sum[d]);
-      gradient[d] += p.kappa * slope_sum[d];
+      const double slope = double(slope_sum[d]) - excess * double(mean[d]);
+      along += double(point[d]) * slope;
+      gradient[d] += p.kappa * T(slope);
     }
     grad_kappa += symmetric ? 0.5 * along : along;
     if (!p.blurring) continue;
@@ -240,7 +267,7 @@ void finish_points(const MeanShift<T>& p, int64_t index) {
       if (!symmetric) gradient[d] += p.kappa * p.slope_sums[row * p.stride + d];
     }
   }
-  p.block_grad_kappa[index] = grad_kappa;
+  p.block_grad_kappa[index] += grad_kappa;
 }
 
 template <class T>

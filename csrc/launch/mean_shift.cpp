@@ -70,6 +70,7 @@ size_t bind_workspace(MeanShift<T>& p, const MeanShiftShape& shape, void* memory
     p.mass_panels = symmetric && shape.weighted ? workspace.take<T>(shape.sources * p.dim) : p.source_panels;
     p.weighted_sums = workspace.take<T>(source_values);
     p.slope_sums = workspace.take<T>(source_values);
+    p.row_slopes = workspace.take<double>(shape.points);
     p.offset_sums = workspace.take<double>(shape.sources);
   }
   return workspace.bytes();

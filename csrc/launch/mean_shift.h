@@ -81,6 +81,7 @@ struct MeanShift {
   T* mass_panels;    // as source_panels for m_j x_j; = source_panels without weights
   T* weighted_sums;  // [sources, stride], fixed: K (f h); running: P^T h
   T* slope_sums;     // [sources, stride], fixed: T x;     running: S^T x
+  double* row_slopes;   // [points], running: row sums of S
   double* offset_sums;  // [sources], fixed: K (f e);      running: column sums of S
 };
 
