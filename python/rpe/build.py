@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from .backbones import build_backbone
@@ -20,10 +22,11 @@ def build_model(config: Config, backbone: nn.Module | None = None) -> RPE:
     """
     settings = config.model
     if backbone is None:
-        options = {
+        options: dict[str, Any] = {
             "channels": settings.channels,
             "output_stride": settings.output_stride,
             "norm": settings.norm,
+            "in_channels": 3 + 4 * len(settings.position_periods),
         }
         backbone = build_backbone(settings.backbone, **options)
     grouping = RecurrentGrouping(
@@ -34,7 +37,13 @@ def build_model(config: Config, backbone: nn.Module | None = None) -> RPE:
         learn_kappa=config.grouping.learn_kappa,
         backend=config.backend,
     )
-    return RPE(backbone, dim=settings.dim, foreground=settings.foreground, grouping=grouping)
+    return RPE(
+        backbone,
+        dim=settings.dim,
+        foreground=settings.foreground,
+        position_periods=settings.position_periods,
+        grouping=grouping,
+    )
 
 
 def build_objective(config: Config) -> Objective:

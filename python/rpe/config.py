@@ -55,6 +55,8 @@ class ModelConfig:
     """Embedding dimension D."""
     foreground: bool = True
     """Add the head that tells objects from background."""
+    position_periods: tuple[float, ...] = ()
+    """Periods in pixels of sine and cosine channels of the position, appended to the image."""
     normalize: Literal["none", "percentile"] = "none"
     """Stretch each image between its 1st and 99.8th percentile before the network sees it."""
     invert_bright: bool = False

@@ -6,6 +6,7 @@ label maps (`decode.py`) stand beside it and are not called from `forward`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .grouping import RecurrentGrouping
+from .position import PeriodicPosition
 
 
 class Output(NamedTuple):
@@ -33,6 +35,8 @@ class RPE(nn.Module):
             measured.
         dim: embedding dimension D.
         foreground: add a head that says which pixels belong to an object at all.
+        position_periods: periods in pixels of position channels that are appended to the image (see `position.py`);
+            the backbone then takes 3 + 4 * len(position_periods) channels.
         grouping: the recurrent grouping that belongs to this network, kept here so that a learnt kappa is
             saved with the weights; None takes `RecurrentGrouping()`. `forward` does not call it.
     """
@@ -42,6 +46,7 @@ class RPE(nn.Module):
         backbone: nn.Module,
         dim: int = 16,
         foreground: bool = True,
+        position_periods: Sequence[float] = (),
         grouping: RecurrentGrouping | None = None,
     ) -> None:
         super().__init__()
@@ -49,7 +54,8 @@ class RPE(nn.Module):
             raise ValueError(f"RPE: dim must be at least 2, got {dim}")
         self.backbone = backbone
         self.dim = dim
-        channels, self.output_stride = _describe(backbone)
+        self.position = PeriodicPosition(position_periods)
+        channels, self.output_stride = _describe(backbone, 3 + self.position.channels)
         self.embedding_head = nn.Conv2d(channels, dim, kernel_size=1)
         self.foreground_head = nn.Conv2d(channels, 1, kernel_size=1) if foreground else None
         self.grouping = RecurrentGrouping() if grouping is None else grouping
@@ -61,13 +67,13 @@ class RPE(nn.Module):
                 f"RPE: image must be a floating tensor [B, 3, H, W], got {image.dtype} {list(image.shape)}; "
                 "add the batch dimension with image[None], and divide 8-bit images by 255"
             )
-        feature = self.backbone(image)
+        feature = self.backbone(self.position(image))
         embedding = F.normalize(self.embedding_head(feature).float(), dim=1)
         foreground = None if self.foreground_head is None else self.foreground_head(feature).float()
         return Output(embedding, foreground)
 
 
-def _describe(backbone: nn.Module) -> tuple[int, int]:
+def _describe(backbone: nn.Module, in_channels: int) -> tuple[int, int]:
     """The backbone's channels and stride, from its attributes or from one small image."""
     channels = getattr(backbone, "out_channels", None)
     stride = getattr(backbone, "output_stride", None)
@@ -76,7 +82,7 @@ def _describe(backbone: nn.Module) -> tuple[int, int]:
     was_training = backbone.training
     side = 64
     with torch.no_grad():
-        feature = backbone.eval()(torch.zeros(1, 3, side, side))
+        feature = backbone.eval()(torch.zeros(1, in_channels, side, side))
     backbone.train(was_training)
     if not isinstance(feature, Tensor) or feature.dim() != 4:
         raise ValueError(

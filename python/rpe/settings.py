@@ -82,7 +82,7 @@ def from_mapping(cls: type[T], mapping: Any, *, source: str, prefix: str = "") -
             f"{source}: {prefix.rstrip('.') or 'the config'} must be a table of keys, got {mapping!r}"
         )
     hints = typing.get_type_hints(cls)
-    values = {}
+    values: dict[str, Any] = {}
     for key, value in mapping.items():
         name = f"{prefix}{key}"
         if key not in hints:

@@ -213,9 +213,13 @@ def _previous_state(path: Path, config: Config, resume: bool) -> dict[str, Any] 
     return state
 
 
-def _scalars(losses: Losses, rate: float) -> dict[str, float]:
+def _scalars(losses: Losses, rate: Any) -> dict[str, float]:
     """What TensorBoard and the progress bar show."""
-    values = {"loss/total": losses.total.item(), "loss/foreground": losses.foreground.item(), "rate": rate}
+    values = {
+        "loss/total": losses.total.item(),
+        "loss/foreground": losses.foreground.item(),
+        "rate": float(rate),
+    }
     values.update({f"loss/step_{index}": value for index, value in enumerate(losses.steps.tolist())})
     return values
 

@@ -47,6 +47,7 @@ class ResNetFPN(nn.Module):
         output_stride: 4, 8, 16 or 32, at most `atrous_stride`.
         atrous_stride: later stages dilate instead of striding beyond it.
         norm: "batch" or "group".
+        in_channels: channels of the image.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class ResNetFPN(nn.Module):
         output_stride: int = 4,
         atrous_stride: int = 16,
         norm: str = "batch",
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         if atrous_stride not in (8, 16, 32):
@@ -72,7 +74,7 @@ class ResNetFPN(nn.Module):
             )
         self.out_channels, self.output_stride, self.total_stride = out_channels, output_stride, atrous_stride
         self.stem = nn.Sequential(
-            conv_norm_relu(3, channels[0], norm, kernel=7, stride=2), nn.MaxPool2d(3, 2, padding=1)
+            conv_norm_relu(in_channels, channels[0], norm, kernel=7, stride=2), nn.MaxPool2d(3, 2, padding=1)
         )
         self.stages, self.lateral = nn.ModuleList(), nn.ModuleList()
         self.stage_strides: list[int] = []

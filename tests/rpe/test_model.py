@@ -1,0 +1,100 @@
+"""The network: sizes at every output stride, backbones of the user's own, position channels, wrong images."""
+
+import pytest
+import torch
+from torch import nn
+
+import rpe
+from rpe.backbones import ResNetFPN, UNet
+from rpe.config import ModelConfig
+from rpe.position import PeriodicPosition
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4, 8])
+@pytest.mark.parametrize("size", [(33, 50), (64, 64)])
+def test_unet_sizes(stride: int, size: tuple[int, int]) -> None:
+    backbone = UNet(channels=(8, 16, 16), output_stride=stride)
+    feature = backbone(torch.rand(2, 3, *size))
+    assert feature.shape == (2, 8, -(-size[0] // stride), -(-size[1] // stride))
+
+
+@pytest.mark.parametrize(
+    ("stride", "atrous"), [(4, 8), (4, 16), (4, 32), (8, 8), (8, 16), (16, 16), (32, 32), (16, 32)]
+)
+def test_resnet_fpn_sizes(stride: int, atrous: int) -> None:
+    backbone = ResNetFPN(
+        depths=(1, 1, 1, 1),
+        channels=(8, 8, 16, 16),
+        out_channels=8,
+        output_stride=stride,
+        atrous_stride=atrous,
+    )
+    feature = backbone(torch.rand(2, 3, 70, 97))
+    assert feature.shape == (2, 8, -(-70 // stride), -(-97 // stride))
+    feature.sum().backward()
+
+
+def test_resnet_fpn_needs_no_finer_stride_than_it_has() -> None:
+    with pytest.raises(ValueError, match="output_stride"):
+        ResNetFPN(output_stride=2)
+    with pytest.raises(ValueError, match="atrous_stride 8"):
+        ResNetFPN(output_stride=16, atrous_stride=8)
+
+
+@pytest.mark.parametrize("name", ["unet", "resnet_fpn"])
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_embedding_has_unit_length(name: str, norm: str) -> None:
+    options = {"channels": (8, 16, 16, 16), "norm": norm, "output_stride": 4}
+    model = rpe.RPE(rpe.build_backbone(name, **options), dim=5)
+    output = model(torch.rand(2, 3, 40, 36))
+    assert output.embedding.shape == (2, 5, 10, 9)
+    torch.testing.assert_close(output.embedding.norm(dim=1), torch.ones(2, 10, 9))
+    assert output.foreground is not None and output.foreground.shape == (2, 1, 10, 9)
+
+
+def test_any_module_that_returns_a_map_is_a_backbone() -> None:
+    plain = nn.Sequential(nn.Conv2d(3, 7, 3, stride=2, padding=1), nn.BatchNorm2d(7))
+    model = rpe.RPE(plain, dim=4, foreground=False)
+    assert model.output_stride == 2
+    assert plain.training, "measuring the backbone must not change its mode"
+    assert plain[1].num_batches_tracked == 0, "nor its statistics"
+    output = model(torch.rand(1, 3, 20, 30))
+    assert output.embedding.shape == (1, 4, 10, 15)
+    assert output.foreground is None
+
+
+def test_a_backbone_that_returns_no_map_is_refused() -> None:
+    with pytest.raises(ValueError, match="one feature map"):
+        rpe.RPE(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 4)))
+
+
+def test_unknown_backbone_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match="did you mean 'unet'"):
+        rpe.build_backbone("u-net")
+
+
+@pytest.mark.parametrize(
+    "image", [torch.zeros(3, 8, 8), torch.zeros(1, 1, 8, 8), torch.zeros(1, 3, 8, 8).byte()]
+)
+def test_wrong_images_are_named(image: torch.Tensor) -> None:
+    model = rpe.RPE(UNet(channels=(8,)), dim=4)
+    with pytest.raises(ValueError, match=r"RPE: image must be a floating tensor \[B, 3, H, W\]"):
+        model(image)
+
+
+def test_position_is_periodic_and_shifts_only_in_training() -> None:
+    position = PeriodicPosition((8, 4)).eval()
+    image = torch.rand(2, 3, 16, 24)
+    out = position(image)
+    assert out.shape == (2, 3 + position.channels, 16, 24)
+    torch.testing.assert_close(out[:, :3], image)
+    torch.testing.assert_close(out[:, 3:, 8:, 8:], out[:, 3:, :-8, :-8], atol=1e-5, rtol=0)
+    assert torch.equal(position(image), out)
+    position.train()
+    assert not torch.equal(position(image), out)
+
+
+def test_model_with_position_channels_takes_wider_backbones() -> None:
+    settings = ModelConfig(position_periods=(16, 32), channels=(8, 8), dim=4)
+    model = rpe.build_model(rpe.Config(model=settings))
+    assert model(torch.rand(1, 3, 18, 20)).embedding.shape == (1, 4, 9, 10)
