@@ -98,7 +98,9 @@ def run(spec: str, split: str | None = None, *, console: Console | None = None) 
         result = survey(
             spec, split, advance=lambda done, total: progress.update(task, completed=done, total=total)
         )
-    console.print(counts_table(spec if split is None else f"{spec}, split {split}", result))
+    title = spec if split is None else f"{spec}, split {split}"
+    console.print(title, markup=False, highlight=False, soft_wrap=True)
+    console.print(counts_table(result))
     for number, problem in enumerate(result.problems, start=1):
         console.print(f"[red]{number:4d}[/]  ", end="")
         console.print(f"{problem.file}: {problem.message}", markup=False, highlight=False, soft_wrap=True)
@@ -110,9 +112,9 @@ def run(spec: str, split: str | None = None, *, console: Console | None = None) 
     return 0
 
 
-def counts_table(title: str, result: Survey) -> Table:
+def counts_table(result: Survey) -> Table:
     """Counts of a survey as a table of two columns."""
-    table = Table(title=title, show_header=False)
+    table = Table(show_header=False)
     table.add_column(justify="right", style="bold")
     table.add_column()
     table.add_row("images", str(result.num_images))

@@ -100,7 +100,7 @@ def _scan(tree: Path, *, is_root: bool) -> tuple[list[str], list[Problem]]:
             )
         else:
             names.append(entry.name)
-    if not names and not problems:
+    if not names and not any((entry / "images").is_dir() for entry in tree.iterdir()):
         raise DataError(
             "the folder holds no images",
             file=tree,
