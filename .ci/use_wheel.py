@@ -4,18 +4,18 @@ Arguments: the checkout that must not be imported from, and the folder that the 
 """
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
-import rpe
 import rpe_ops
 
 checkout, library_folder = Path(sys.argv[1]), sys.argv[2]
-for package in (rpe_ops, rpe):
-    location = Path(package.__file__).resolve()
+for package in ("rpe_ops", "rpe"):
+    location = Path(find_spec(package).origin).resolve()
     if checkout in location.parents:
-        raise SystemExit(f"{package.__name__} was imported from the checkout, {location}")
+        raise SystemExit(f"{package} is imported from the checkout, {location}")
 
 label = torch.arange(500) % 7
 losses = {}
