@@ -63,7 +63,7 @@ def no_open_ends(path: str, text: str) -> Iterator[Finding]:
 def no_commented_out_code(path: str, text: str) -> Iterator[Finding]:
     # Python is covered by ruff's ERA rules.
     if path.endswith(NATIVE):
-        pattern = r"^\s*//.*(;|\{|\})\s*$"
+        pattern = r"^\s*//\s*(\}|(if|for|while|return|auto|const|int|float|double|void|std::).*[;{}])\s*$"
         yield from lines_matching(pattern, text, "commented-out code")
 
 
