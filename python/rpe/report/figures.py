@@ -31,7 +31,7 @@ def png_bytes(picture: Picture, *, max_side: int | None = None) -> bytes:
         ratio = max_side / max(image.size)
         image = image.resize((max(1, round(image.width * ratio)), max(1, round(image.height * ratio))))
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
+    image.save(buffer, format="PNG")
     return buffer.getvalue()
 
 

@@ -34,6 +34,10 @@ from .tables import (
 
 _PANEL_PIXELS = 512
 """Longer side of a stored picture; larger ones are reduced."""
+_BRIGHT_QUANTILE = 0.995
+_DARK = 0.6
+"""Images whose brightest pixels (the quantile above) stay under this are shown brighter."""
+_MOST_BRIGHTENING = 12.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,15 +119,17 @@ def _image_row(item: ReportImage) -> tuple[str, dict[str, Any]]:
     size = (item.image.shape[1], item.image.shape[2])
     prediction = item.prediction
     facts: dict[str, Any] = {"height": size[0], "width": size[1], "caption": item.caption}
-    shown: list[tuple[str, Picture]] = [("input", image_to_rgb(item.image))]
+    image, factor = _brightened(item.image)
+    heading = "input" if factor == 1 else f"input, {factor:.1f} times as bright"
+    shown: list[tuple[str, Picture]] = [(heading, image_to_rgb(image))]
     if item.target is None:
-        shown += [("predicted", label_to_rgb(prediction)), ("contours", overlay(item.image, prediction))]
+        shown += [("predicted", label_to_rgb(prediction)), ("contours", overlay(image, prediction))]
     else:
         aligned = align_labels(prediction, item.target, has_background=item.has_background)
         mistakes = find_mistakes(prediction, item.target, has_background=item.has_background)
         facts["instances"] = mistakes.counts
         shown += [
-            ("contours of the prediction", overlay(item.image, aligned)),
+            ("contours of the prediction", overlay(image, aligned)),
             ("predicted", label_to_rgb(aligned)),
             ("ground truth", label_to_rgb(item.target)),
             (f"mistakes: {mistakes.caption()}", mistakes.picture()),
@@ -137,8 +143,16 @@ def _image_row(item: ReportImage) -> tuple[str, dict[str, Any]]:
         ]
         bands.append(_band(coloured, size, smallest=150))
     caption = f" <span class=quiet>{escape(item.caption)}</span>" if item.caption else ""
-    heading = f"<h3>{escape(item.name)}{caption}</h3>"
-    return f"<article>{heading}{''.join(bands)}</article>", facts
+    return f"<article><h3>{escape(item.name)}{caption}</h3>{''.join(bands)}</article>", facts
+
+
+def _brightened(image: Tensor) -> tuple[Tensor, float]:
+    """A dark image, as fluorescence is, made visible for people; and by which factor."""
+    brightest = float(np.quantile(image.detach().cpu().numpy(), _BRIGHT_QUANTILE)) if image.numel() else 1.0
+    if not 0 < brightest < _DARK:
+        return image, 1.0
+    factor = min(1 / brightest, _MOST_BRIGHTENING)
+    return image * factor, factor
 
 
 def _band(pictures: Sequence[tuple[str, Picture]], size: tuple[int, int], *, smallest: int) -> str:
