@@ -1,6 +1,6 @@
 """`rpe check-data`: read a whole data set, count what is in it, and say what is wrong and where.
-
-`survey` reads, `run` prints and gives the exit status. What counts as wrong is decided by the formats (`rpe.data`).
+ `survey` reads, `run` prints and gives the exit status. What counts as wrong is decided by the formats
+(`rpe.data`).
 """
 
 from __future__ import annotations

@@ -24,18 +24,17 @@ _DEFAULTS = Config()
 
 
 @app.command
-def demo(*, out: Path = Path("runs/demo"), minutes: float = 4.0) -> None:
-    """Train on embedded synthetic images, group, evaluate with and without mean shift, write pictures and a
-    report.
+def demo(*, out: Path = Path("runs/demo"), steps: int = 600) -> None:
+    """Train on generated images, group, evaluate with and without mean shift, write pictures and a report.
 
     Parameters
     ----------
-    out: folder of the results; replaced.
-    minutes: about how long training may take.
+    out: folder of the results; an earlier demo there is replaced.
+    steps: length of the training.
     """
     from .demo import run_demo
 
-    run_demo(out, minutes=minutes, console=Console())
+    run_demo(out, steps=steps, console=Console())
 
 
 @app.command
@@ -68,7 +67,7 @@ def evaluate(
     out: Path | None = None,
     num_steps: int | None = None,
 ) -> None:
-    """Evaluate a checkpoint on a data set: a table, evaluation.json and report.html.
+    """Evaluate a checkpoint on a data set: a table, evaluation.html and evaluation.json.
 
     Parameters
     ----------
@@ -102,16 +101,17 @@ def predict(checkpoint: Path, /, *images: Path, out: Path) -> None:
 
 
 @app.command(name="check-data")
-def check_data(data: str, /) -> None:
+def check_data(data: str, /, *, split: str | None = None) -> None:
     """Read a whole data set and say what is wrong and where.
 
     Parameters
     ----------
     data: FORMAT:ROOT.
+    split: part of the data set; all of it by default.
     """
     from .check_data import run
 
-    sys.exit(run(data))
+    sys.exit(run(data, split))
 
 
 @app.command

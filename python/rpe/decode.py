@@ -71,6 +71,30 @@ def decode(
     return Segmentation(objects.astype(np.int32), scores)
 
 
+@torch.no_grad()
+def trajectory(
+    embedding: Tensor,
+    foreground: Tensor | None,
+    size: tuple[int, int],
+    grouping: RecurrentGrouping,
+    config: DecodeConfig,
+) -> list[Tensor]:
+    """The embedding `[D, h, w]` before grouping and after each step, NaN where the background is: what
+    pictures show.
+
+    Arguments as for `decode`; windows are those of one grid.
+    """
+    stride = -(-size[0] // embedding.shape[1])
+    cells = _covering(foreground_probability(foreground, size, config) > config.foreground_threshold, stride)
+    packed = pack(cells[None], config.window)
+    maps = []
+    for points in grouping(packed.rows(embedding[None]), packed.offsets, config.num_steps):
+        filled = torch.full((cells.numel(), points.shape[1]), torch.nan, device=points.device)
+        filled[packed.cell] = points
+        maps.append(filled.T.reshape(embedding.shape))
+    return maps
+
+
 def foreground_probability(foreground: Tensor | None, size: tuple[int, int], config: DecodeConfig) -> Tensor:
     """`[H, W]` probability of belonging to an object; all ones where the head is not asked."""
     if config.background != "head":

@@ -5,7 +5,6 @@ and lays out the numbers.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from rich.table import Table
 from .data import Dataset
 from .metrics import Evaluator
 from .predict import Predictor
+from .report import ReportImage
 
 _COLUMNS = (
     ("AP@0.5", "ap50"),
@@ -81,12 +81,49 @@ def result_table(result: dict[str, Any], title: str) -> Table:
     return table
 
 
-def write_json(result: dict[str, Any], path: Path) -> None:
-    """The result as JSON, written to a temporary name and renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_text(json.dumps(result, indent=1), encoding="utf-8")
-    temporary.replace(path)
+def pictures(
+    predictor: Predictor, dataset: Dataset, result: dict[str, Any], count: int = 6
+) -> list[ReportImage]:
+    """Images for the report: `count` of them, evenly spread from the worst to the best AP at IoU 0.5."""
+    order = sorted(range(len(dataset)), key=lambda index: float(result["images"][index]["ap50"]))
+    last = len(order) - 1
+    chosen = sorted({round(place * last / max(1, count - 1)) for place in range(count)}) if order else []
+    images = []
+    for index in (order[place] for place in chosen):
+        sample = dataset[index]
+        images.append(
+            ReportImage(
+                name=sample.name,
+                image=sample.image,
+                prediction=predictor.predict(sample.image).labels,
+                target=sample.label,
+                embeddings=predictor.trajectory(sample.image),
+                caption=f"AP at IoU 0.5: {result['images'][index]['ap50']:.3f}",
+                has_background=dataset.has_background,
+            )
+        )
+    return images
+
+
+def training_curves(run: Path) -> dict[str, tuple[list[float], list[float]]]:
+    """Losses by step from the TensorBoard files below a run's folder; empty where there are none.
+
+    Where a resumed run repeated a step, the later value counts.
+    """
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    points: dict[str, dict[int, float]] = {}
+    for file in sorted(run.glob("tensorboard/events.out.tfevents*"), key=lambda file: file.stat().st_mtime):
+        events = EventAccumulator(str(file), size_guidance={"scalars": 0})
+        events.Reload()
+        for tag in events.Tags()["scalars"]:
+            if tag.startswith("loss/"):
+                values = {event.step: event.value for event in events.Scalars(tag)}
+                points.setdefault(tag.removeprefix("loss/"), {}).update(values)
+    return {
+        name: ([float(step) for step in sorted(values)], [values[step] for step in sorted(values)])
+        for name, values in points.items()
+    }
 
 
 def _by_shape(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
-from skimage.segmentation import find_boundaries
 from torch import Tensor
 
 from .errors import UserError
 from .predict import Prediction
+from .report import embedding_to_rgb, overlay
 
 _MOST_LABELS = 2**16 - 1
 
@@ -35,8 +34,6 @@ def write_prediction(folder: Path, name: str, image: Tensor, prediction: Predict
     Returns:
         Paths by role: labels, overlay, embedding, objects.
     """
-    from .report import embedding_to_rgb
-
     folder.mkdir(parents=True, exist_ok=True)
     if len(prediction.scores) > _MOST_LABELS:
         raise UserError(
@@ -55,16 +52,6 @@ def write_prediction(folder: Path, name: str, image: Tensor, prediction: Predict
     Image.fromarray(colours).resize(size, Image.Resampling.NEAREST).save(paths["embedding"])
     paths["objects"].write_text(json.dumps(coco_objects(name, prediction)), encoding="utf-8")
     return paths
-
-
-def overlay(image: Tensor, labels: NDArray[np.integer]) -> NDArray[np.uint8]:
-    """`[H, W, 3]` the image with every object tinted in a colour of its own and outlined."""
-    ground = (image.clamp(0, 1).permute(1, 2, 0).cpu().numpy() * 255).astype(np.uint8)
-    colours = np.random.default_rng(0).integers(64, 256, (int(labels.max(initial=0)) + 1, 3), dtype=np.uint8)
-    tinted = np.where((labels > 0)[:, :, None], ground // 2 + colours[labels] // 2, ground)
-    edges = find_boundaries(labels, mode="inner")
-    tinted[edges] = colours[labels[edges]]
-    return np.asarray(tinted, dtype=np.uint8)
 
 
 def coco_objects(name: str, prediction: Prediction) -> list[dict[str, Any]]:

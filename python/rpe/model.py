@@ -35,8 +35,8 @@ class RPE(nn.Module):
             measured.
         dim: embedding dimension D.
         foreground: add a head that says which pixels belong to an object at all.
-        position_periods: periods in pixels of position channels that are appended to the image (see `position.py`);
-            the backbone then takes 3 + 4 * len(position_periods) channels.
+        position_periods: periods in pixels of position channels that are appended to the image (see
+            `position.py`); the backbone then takes 3 + 4 * len(position_periods) channels.
         grouping: the recurrent grouping that belongs to this network, kept here so that a learnt kappa is
             saved with the weights; None takes `RecurrentGrouping()`. `forward` does not call it.
     """

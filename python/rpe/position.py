@@ -1,8 +1,7 @@
 """Periodic position channels: what lets a convolutional network give equal neighbours different embeddings.
-
-Plain coordinates do not extrapolate beyond the size of the training views; sines and cosines of the position do, being
-periodic, and only nearby objects have to differ (see `windows.py`). In training the phase is drawn anew for every image,
-from PyTorch's global generator, so that no place of a view is special.
+ Plain coordinates do not extrapolate beyond the size of the training views; sines and cosines of the position
+do, being periodic, and only nearby objects have to differ (see `windows.py`). In training the phase is drawn
+anew for every image, from PyTorch's global generator, so that no place of a view is special.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ from torch import Tensor, nn
 
 
 class PeriodicPosition(nn.Module):
-    """Append sin and cos of the row and of the column, at each period, to `[B, C, H, W]`: 4 channels per period.
+    """Append sin and cos of the row and of the column, at each period, to `[B, C, H, W]`: 4 channels per
+    period.
 
     Args:
         periods: in pixels.

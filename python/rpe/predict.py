@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from .build import build_model
 from .checkpoint import load_weights, read_checkpoint
-from .config import Config
+from .config import Config, DecodeConfig
 from .data import read_image
-from .decode import decode
+from .decode import decode, trajectory
 from .errors import UserError
 from .model import RPE, Output
 from .preprocess import preprocess
@@ -73,12 +73,25 @@ class Predictor:
             UserError: the array is not an image.
         """
         tensor = as_image(image)
-        size = (tensor.shape[1], tensor.shape[2])
         output = self.embed(tensor)
-        rules = self.config.decode if num_steps is None else replace(self.config.decode, num_steps=num_steps)
         foreground = None if output.foreground is None else output.foreground[0]
-        result = decode(output.embedding[0], foreground, size, self.model.grouping, rules)
+        size = (tensor.shape[1], tensor.shape[2])
+        result = decode(output.embedding[0], foreground, size, self.model.grouping, self._rules(num_steps))
         return Prediction(result.labels, result.scores, output.embedding[0].cpu().numpy())
+
+    def trajectory(self, image: Tensor, *, num_steps: int | None = None) -> list[NDArray[np.float32]]:
+        """Embeddings `[D, h, w]` of an image `[3, H, W]` before grouping and after each step, NaN in the
+        background.
+        """
+        output = self.embed(image)
+        foreground = None if output.foreground is None else output.foreground[0]
+        size = (image.shape[1], image.shape[2])
+        maps = trajectory(output.embedding[0], foreground, size, self.model.grouping, self._rules(num_steps))
+        return [step.cpu().numpy() for step in maps]
+
+    def _rules(self, num_steps: int | None) -> DecodeConfig:
+        rules = self.config.decode
+        return rules if num_steps is None else replace(rules, num_steps=num_steps)
 
     @torch.no_grad()
     def embed(self, image: Tensor) -> Output:

@@ -18,9 +18,11 @@ from .backbones import names as backbone_names
 from .config import Config
 from .data import formats, open_dataset
 from .errors import UserError
-from .evaluate import evaluate, result_table, write_json
+from .evaluate import evaluate, pictures, result_table, training_curves
 from .export import write_prediction
 from .predict import Predictor, as_image, load
+from .report import write_report
+from .settings import to_mapping
 
 
 def run_training(
@@ -49,12 +51,15 @@ def run_evaluation(
     console: Console,
     num_steps: int | None = None,
 ) -> dict[str, Any]:
-    """Evaluate; prints the table, writes evaluation.json and report.html into `out`."""
+    """Evaluate; prints the table, writes evaluation.html and evaluation.json into `out`."""
     dataset = open_dataset(data, split)
     result = evaluate(predictor, dataset, num_steps=num_steps, console=console)
-    console.print(result_table(result, f"{data} {split or 'everything'}"))
-    write_json(result, out / "evaluation.json")
-    console.print(f"numbers: {out / 'evaluation.json'}", highlight=False, soft_wrap=True)
+    title = f"{dataset.format} {split or 'all images'}"
+    console.print(result_table(result, title))
+    page = out / "evaluation.html"
+    images = pictures(predictor, dataset, result)
+    numbers = write_report(page, title, to_mapping(predictor.config), result, training_curves(out), images)
+    console.print(f"report: {page}\nnumbers: {numbers}", highlight=False, soft_wrap=True)
     return result
 
 

@@ -1,7 +1,7 @@
 """Grouping an image window by window: overlapping windows are clustered one by one and their clusters joined.
-
-Clusters of two windows are one object where they agree over the windows' overlap. That compares only nearby points, as
-training does, and keeps the work linear in the area of the image. Clustering itself is the caller's.
+ Clusters of two windows are one object where they agree over the windows' overlap. That compares only nearby
+points, as training does, and keeps the work linear in the area of the image. Clustering itself is the
+caller's.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _AGREEMENT = 0.5
 def stitch(cells: Tensor, window: int, label_points: Callable[[Packed], Tensor]) -> Tensor:
     """Cluster numbers `[h, w]`, 0 outside `cells`, from windows that overlap by half their side.
 
-    Four grids of windows cover the plane, shifted by half a window in each direction. Every cell takes its cluster
-    from the grid in which it lies nearest to the middle of its window.
+    Four grids of windows cover the plane, shifted by half a window in each direction. Every cell takes its
+    cluster from the grid in which it lies nearest to the middle of its window.
 
     Args:
         cells: `[h, w]` bool.
@@ -50,7 +50,7 @@ def stitch(cells: Tensor, window: int, label_points: Callable[[Packed], Tensor])
         owners.append(owner[order].numpy())
         total += int(number.max()) + 1
     joined = _join(clusters, owners, total)
-    chosen = np.choose(_most_central(*cells.shape, window)[inside], clusters)
+    chosen = np.choose(_most_central(cells.shape[0], cells.shape[1], window)[inside], clusters)
     result = np.zeros(inside.shape, dtype=np.int64)
     result[inside] = joined[chosen] + 1
     return torch.from_numpy(result).view(cells.shape).to(cells.device)

@@ -1,0 +1,116 @@
+"""Prediction: kinds of images, tiles without seams, preprocessing, result files."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+import rpe
+from rpe import predict as predict_module
+from rpe.config import Config, DecodeConfig, ModelConfig
+from rpe.data import DataError
+from rpe.errors import UserError
+from rpe.export import write_prediction
+from rpe.predict import Prediction, Predictor, as_image
+from rpe.preprocess import preprocess
+
+SETTINGS = Config(
+    model=ModelConfig(channels=(8, 8), dim=4, position_periods=(16.0,)),
+    decode=DecodeConfig(window=16, min_size=4, foreground_threshold=0.45),
+)
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    torch.manual_seed(0)
+    return Predictor(rpe.build_model(SETTINGS), SETTINGS)
+
+
+def picture(height: int = 37, width: int = 50) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_files_arrays_and_tensors_mean_the_same(tmp_path: Path, predictor: Predictor) -> None:
+    pixels = picture()
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels).save(path)
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1) / 255
+    results = [predictor.predict(image) for image in (path, str(path), pixels, tensor)]
+    for result in results:
+        assert result.labels.shape == (37, 50) and result.labels.dtype == np.int32
+        assert result.embedding.shape == (4, 19, 25)
+        np.testing.assert_array_equal(result.labels, results[0].labels)
+        masks = result.masks()
+        assert masks.shape == (len(result.scores), 37, 50) and masks.dtype == np.bool_
+        np.testing.assert_array_equal(masks.any(0), result.labels > 0)
+        assert result.labels.max(initial=0) == len(result.scores)
+
+
+def test_grey_and_16_bit_arrays() -> None:
+    grey = np.array([[0, 255], [51, 0]], dtype=np.uint8)
+    image = as_image(grey)
+    assert image.shape == (3, 2, 2) and image[2, 1, 0] == pytest.approx(0.2)
+    torch.testing.assert_close(as_image(grey.astype(np.uint16) * 257), image)
+    torch.testing.assert_close(as_image(grey / 255.0), image)
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((2, 3, 4, 5)), np.zeros((5, 5, 2)), torch.zeros(5, 5), torch.zeros(3, 5, 5).int()]
+)
+def test_what_is_no_image_is_named(image: object) -> None:
+    with pytest.raises(UserError, match="predict: a"):
+        as_image(image)  # type: ignore[arg-type]
+
+
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"a\.png"):
+        as_image(path)
+
+
+def test_tiles_leave_no_seam(monkeypatch: pytest.MonkeyPatch, predictor: Predictor) -> None:
+    image = torch.rand(3, 70, 93, generator=torch.Generator().manual_seed(1))
+    whole = predictor.embed(image)
+    monkeypatch.setattr(predict_module, "_TILE", 32)
+    monkeypatch.setattr(predict_module, "_CONTEXT", 16)
+    tiled = predictor.embed(image)
+    torch.testing.assert_close(tiled.embedding, whole.embedding, atol=1e-4, rtol=0)
+    assert tiled.foreground is not None and whole.foreground is not None
+    torch.testing.assert_close(tiled.foreground, whole.foreground, atol=1e-4, rtol=0)
+
+
+def test_preprocessing_stretches_and_inverts() -> None:
+    settings = ModelConfig(normalize="percentile", invert_bright=True)
+    dim = 0.1 + 0.05 * torch.rand(3, 30, 30, generator=torch.Generator().manual_seed(0)) ** 3
+    stretched = preprocess(dim, settings)
+    assert stretched.min() == 0 and stretched.max() == 1
+    torch.testing.assert_close(preprocess(1 - dim, replace(settings, normalize="none")), dim)
+    assert torch.equal(preprocess(dim, ModelConfig()), dim)
+    flat = preprocess(torch.full((3, 4, 4), 0.3), settings)
+    assert bool(flat.isfinite().all())
+
+
+def test_result_files(tmp_path: Path) -> None:
+    pytest.importorskip("rpe.report")
+    labels = np.zeros((9, 12), dtype=np.int32)
+    labels[1:4, 2:6], labels[5:8, 1:3] = 1, 2
+    embedding = np.random.default_rng(0).standard_normal((4, 5, 6)).astype(np.float32)
+    prediction = Prediction(labels, np.array([0.9, 0.5], dtype=np.float32), embedding)
+    files = write_prediction(tmp_path / "out", "x", torch.rand(3, 9, 12), prediction)
+    with Image.open(files["labels"]) as stored:
+        assert stored.mode.startswith("I")
+        np.testing.assert_array_equal(np.asarray(stored), labels)
+    for role in ("overlay", "embedding"):
+        with Image.open(files[role]) as stored:
+            assert stored.size == (12, 9) and stored.mode == "RGB"
+    objects = json.loads(files["objects"].read_text())
+    assert [entry["score"] for entry in objects] == [0.9, 0.5]
+    assert objects[0]["bbox"] == [2, 1, 4, 3] and objects[0]["area"] == 12
+    code = {**objects[1]["segmentation"], "counts": objects[1]["segmentation"]["counts"].encode()}
+    np.testing.assert_array_equal(coco_mask.decode(code), labels == 2)
