@@ -16,7 +16,7 @@ GRADIENT_FACTOR = 3.0
 # Some units in the last place of each dtype: eager PyTorch is now and then exact by luck, and a sum in another order
 # is not.
 FLOORS = {torch.float64: 2e-12, torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
-# The check row by row looks for rows that are missing or mixed up; one row's rounding is a small sample, hence the room.
+# The check row by row looks for missing or swapped rows; one row's rounding is a small sample, hence the room.
 ROW_ROOM = 5.0
 # Rows of a gradient smaller than this share of the largest row are compared as if they were this large.
 SMALLEST_ROW = 0.03

@@ -60,7 +60,7 @@ def clear_margin(embedding: Tensor, wanted: float = 0.5) -> float:
     x = x / x.norm(dim=1, keepdim=True).clamp_min(1e-300)
     values = ((1.0 + x @ x.T) / 2.0).flatten()
     near = values[(values - wanted).abs() < 0.05]
-    ends = torch.tensor([wanted - 0.05, wanted + 0.05], dtype=torch.float64)
+    ends = torch.tensor([wanted - 0.05, wanted + 0.05], dtype=torch.float64).clamp(0.0, 1.0)
     values = torch.cat([near, ends]).sort().values
     widest = int(values.diff().argmax())
     return float(values[widest] + values[widest + 1]) / 2.0
