@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
 
-import torch
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -42,7 +42,7 @@ class Survey:
         """Count one image."""
         lowest = 1 if has_background else 0
         self.num_images += 1
-        self.instances.append(int((torch.unique(sample.label) >= lowest).sum()))
+        self.instances.append(int((np.unique(sample.label.numpy()) >= lowest).sum()))
         self.sizes[sample.size] += 1
         if sample.kind is not None:
             self.kinds[sample.kind] += 1

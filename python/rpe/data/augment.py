@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -138,9 +139,9 @@ def _jitter(
 
 def _ignore_slivers(label: Tensor, min_pixels: int) -> Tensor:
     """Labels above 0 with fewer than min_pixels pixels become IGNORE."""
-    values, inverse, counts = torch.unique(label, return_inverse=True, return_counts=True)
+    values, inverse, counts = np.unique(label.numpy(), return_inverse=True, return_counts=True)
     sliver = (values > 0) & (counts < min_pixels)
-    return torch.where(sliver[inverse], IGNORE, label)
+    return label.masked_fill(torch.from_numpy(sliver[inverse.reshape(label.shape)]), IGNORE)
 
 
 def _integer(bound: int, generator: torch.Generator) -> int:

@@ -24,7 +24,7 @@ Picture: TypeAlias = NDArray[np.uint8]
 """`[H, W, 3]`, 0..255."""
 
 _FIT_PIXELS = 20_000
-"""Pixels per embedding that take part in fitting a basis."""
+"""Pixels that take part in fitting a basis, evenly from all its embeddings."""
 _TRIM = 0.005
 """Share of the pixels at either end of a component that may saturate."""
 _GOLDEN_RATIO = 0.61803398875
@@ -63,7 +63,9 @@ class ColourBasis:
         )
         if shapes[0] != {3} or len(shapes[1]) != 1:
             raise ValueError("ColourBasis.fit: expected embeddings [D, H, W] of one D")
-        rows = torch.cat([_sampled_rows(embedding) for embedding in embeddings])  # [N, D]
+        rows = torch.cat(
+            [_sampled_rows(embedding, _FIT_PIXELS // len(embeddings)) for embedding in embeddings]
+        )  # [N, D]
         dim = rows.shape[1]
         mean = rows.mean(dim=0) if len(rows) else rows.new_zeros(dim)
         directions = rows.new_zeros(dim, 3)
@@ -148,9 +150,9 @@ def overlay(image: Tensor, label: LabelMap, *, tint: float = 0.25) -> Picture:
     return picture
 
 
-def _sampled_rows(embedding: Tensor | NDArray[np.floating]) -> Tensor:
-    """Evenly spaced finite pixels of `[D, H, W]` as rows `[N, D]`."""
+def _sampled_rows(embedding: Tensor | NDArray[np.floating], number: int) -> Tensor:
+    """About `number` evenly spaced finite pixels of `[D, H, W]` as rows `[N, D]`."""
     values = torch.as_tensor(embedding).detach().to("cpu", torch.float32)
     rows = values.reshape(values.shape[0], -1).T
-    rows = rows[:: max(1, len(rows) // _FIT_PIXELS)]
+    rows = rows[:: max(1, len(rows) // max(1, number))]
     return rows[torch.isfinite(rows).all(dim=1)]
