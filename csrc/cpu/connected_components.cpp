@@ -54,7 +54,8 @@ RPE_FORMULA Index join(Index* parent, Index one, Index other) {
     if (one == other) return one;
     const Index low = one < other ? one : other, high = one < other ? other : one;
     Index expected = high;
-    if (__atomic_compare_exchange_n(parent + high, &expected, low, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) return low;
+    if (__atomic_compare_exchange_n(parent + high, &expected, low, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+      return low;
   }
 }
 
@@ -73,8 +74,8 @@ RPE_FORMULA bool one_root(const Index* rows, int64_t num_rows, const Index* colu
 
 // Joins every edge of one micro-tile whose ends have different roots.
 template <class T>
-RPE_KERNEL void join_edges(const ConnectedComponents<T>& p, const T* cosine, int64_t row, int64_t column, Scratch<T>& scratch,
-                           int64_t i, int64_t j) {
+RPE_KERNEL void join_edges(const ConnectedComponents<T>& p, const T* cosine, int64_t row, int64_t column,
+                           Scratch<T>& scratch, int64_t i, int64_t j) {
   using Index = typename ConnectedComponents<T>::Index;
   for (int64_t r = 0; r < Simd<T>::kRows; ++r) {
     for (int64_t l = 0; l < kPanel<T>; ++l) {
@@ -146,10 +147,10 @@ void number(const ConnectedComponents<T>& p, int64_t first_block, int64_t last_b
 
 }  // namespace
 
-extern const ConnectedComponentsKernels<float> connected_components_float32 = {prepare<float>, pair<float>, number<float>,
-                                                                               sizeof(Scratch<float>)};
-extern const ConnectedComponentsKernels<double> connected_components_float64 = {prepare<double>, pair<double>, number<double>,
-                                                                                sizeof(Scratch<double>)};
+extern const ConnectedComponentsKernels<float> connected_components_float32 = {prepare<float>, pair<float>,
+                                                                               number<float>, sizeof(Scratch<float>)};
+extern const ConnectedComponentsKernels<double> connected_components_float64 = {
+    prepare<double>, pair<double>, number<double>, sizeof(Scratch<double>)};
 
 }  // namespace RPE_SIMD
 }  // namespace rpe

@@ -41,7 +41,8 @@ void prologue(const MeanShift<T>& p, int64_t index) {
     T* grad_point = p.grad_points + in * p.dim;
     const T log_density = p.saved_log_density[in];
     const bool has_mass = log_density != -T(__builtin_inf());
-    const double along = sphere_step_gradient(p.grad_moved + in * p.dim, p.points + in * p.dim, mean, p.eta, p.dim, grad_point);
+    const double along =
+        sphere_step_gradient(p.grad_moved + in * p.dim, p.points + in * p.dim, mean, p.eta, p.dim, grad_point);
     if (!has_mass) continue;
     grad_eta += along;
     // On the fixed route the density is known again; the running route recomputes it with its own reference.
@@ -59,7 +60,8 @@ void prologue(const MeanShift<T>& p, int64_t index) {
   }
   p.block_grad_eta[index] = grad_eta;
   p.block_grad_kappa[index] = 0;
-  if (symmetric) pack_panels(p.slope_rows + block.row * p.stride, block.rows, p.stride, p.dim, p.slope_panels + block.row * p.dim);
+  if (symmetric)
+    pack_panels(p.slope_rows + block.row * p.stride, block.rows, p.stride, p.dim, p.slope_panels + block.row * p.dim);
 }
 
 template <class T>
@@ -84,7 +86,8 @@ RPE_FORMULA void add_lanes(typename Simd<T>::Vector value, double* sums) {
 
 // K and T of kTileRows rows against all columns. The sum of T is added to `totals`, lane by lane.
 template <class T>
-RPE_KERNEL void symmetric_tiles(const MeanShift<T>& p, int64_t row, const Block& columns, Scratch<T>& scratch, double* totals) {
+RPE_KERNEL void symmetric_tiles(const MeanShift<T>& p, int64_t row, const Block& columns, Scratch<T>& scratch,
+                                double* totals) {
   using S = Simd<T>;
   using V = typename S::Vector;
   const V scale = broadcast<V>(T(double(p.kappa) * kLog2E));
@@ -128,7 +131,8 @@ RPE_KERNEL void symmetric_tiles(const MeanShift<T>& p, int64_t row, const Block&
 
 // (K E)_i += sum_j K_ij E_j and (K E)_j += sum_i K_ij E_i.
 template <class T>
-RPE_KERNEL void sum_offsets(const MeanShift<T>& p, int64_t row, const Block& columns, bool diagonal, const Scratch<T>& scratch) {
+RPE_KERNEL void sum_offsets(const MeanShift<T>& p, int64_t row, const Block& columns, bool diagonal,
+                            const Scratch<T>& scratch) {
   using V = typename Simd<T>::Vector;
   for (int64_t i = 0; i < kTileRows; ++i) {
     V sum = V{};
@@ -156,11 +160,15 @@ void pair(const MeanShift<T>& p, BlockPair blocks, void* memory) {
     const int64_t row = rows.row + i, own = row * p.stride;
     symmetric_tiles<T>(p, row, columns, scratch, totals);
     if (p.with_grad_weight) sum_offsets<T>(p, row, columns, diagonal, scratch);
-    accumulate_rows<T>(scratch.weights, kMaxColumns, kTileRows, columns.rows, p.slope_rows + other, p.stride, p.weighted_sums + own);
-    accumulate_rows<T>(scratch.slopes, kMaxColumns, kTileRows, columns.rows, p.source_rows + other, p.stride, p.slope_sums + own);
+    accumulate_rows<T>(scratch.weights, kMaxColumns, kTileRows, columns.rows, p.slope_rows + other, p.stride,
+                       p.weighted_sums + own);
+    accumulate_rows<T>(scratch.slopes, kMaxColumns, kTileRows, columns.rows, p.source_rows + other, p.stride,
+                       p.slope_sums + own);
     if (diagonal) continue;
-    accumulate_columns<T>(scratch.weights, kMaxColumns, kTileRows, columns.rows, p.slope_rows + own, p.stride, p.weighted_sums + other);
-    accumulate_columns<T>(scratch.slopes, kMaxColumns, kTileRows, columns.rows, p.source_rows + own, p.stride, p.slope_sums + other);
+    accumulate_columns<T>(scratch.weights, kMaxColumns, kTileRows, columns.rows, p.slope_rows + own, p.stride,
+                          p.weighted_sums + other);
+    accumulate_columns<T>(scratch.slopes, kMaxColumns, kTileRows, columns.rows, p.source_rows + own, p.stride,
+                          p.slope_sums + other);
   }
   double total = 0;
   for (int l = 0; l < kLanes<T>; ++l) total += totals[l];
@@ -169,7 +177,8 @@ void pair(const MeanShift<T>& p, BlockPair blocks, void* memory) {
 
 // P and S of kTileRows rows against all columns, and the sums of S along both sides.
 template <class T>
-RPE_KERNEL void rectangle_tiles(const MeanShift<T>& p, int64_t row, const Block& columns, bool fixed, Scratch<T>& scratch) {
+RPE_KERNEL void rectangle_tiles(const MeanShift<T>& p, int64_t row, const Block& columns, bool fixed,
+                                Scratch<T>& scratch) {
   using S = Simd<T>;
   using V = typename S::Vector;
   const V scale = broadcast<V>(logit_scale(p.kappa)), ceiling = broadcast<V>(logit_ceiling<T>(fixed));
@@ -235,9 +244,12 @@ void rectangle(const MeanShift<T>& p, BlockPair blocks, void* memory) {
   for (int64_t i = 0; i < rows.rows; i += kTileRows) {
     const int64_t row = rows.row + i, own = row * p.stride;
     rectangle_tiles<T>(p, row, columns, fixed, scratch);
-    accumulate_rows<T>(scratch.slopes, kMaxColumns, kTileRows, columns.rows, p.source_rows + other, p.stride, p.sums + own);
-    accumulate_columns<T>(scratch.weights, kMaxColumns, kTileRows, columns.rows, p.slope_rows + own, p.stride, p.weighted_sums + other);
-    accumulate_columns<T>(scratch.slopes, kMaxColumns, kTileRows, columns.rows, p.point_rows + own, p.stride, p.slope_sums + other);
+    accumulate_rows<T>(scratch.slopes, kMaxColumns, kTileRows, columns.rows, p.source_rows + other, p.stride,
+                       p.sums + own);
+    accumulate_columns<T>(scratch.weights, kMaxColumns, kTileRows, columns.rows, p.slope_rows + own, p.stride,
+                          p.weighted_sums + other);
+    accumulate_columns<T>(scratch.slopes, kMaxColumns, kTileRows, columns.rows, p.point_rows + own, p.stride,
+                          p.slope_sums + other);
   }
 }
 
@@ -294,8 +306,9 @@ void finish_sources(const MeanShift<T>& p, int64_t index) {
 
 }  // namespace
 
-#define RPE_TABLE(T) \
-  {clear_sources<T>, prologue<T>, pair<T>, rectangle<T>, finish_points<T>, finish_sources<T>, int64_t(sizeof(Scratch<T>))}
+#define RPE_TABLE(T)                                                                                    \
+  {clear_sources<T>,           prologue<T>, pair<T>, rectangle<T>, finish_points<T>, finish_sources<T>, \
+   int64_t(sizeof(Scratch<T>))}
 extern const MeanShiftBackwardKernels<float> mean_shift_backward_float32 = RPE_TABLE(float);
 extern const MeanShiftBackwardKernels<double> mean_shift_backward_float64 = RPE_TABLE(double);
 #undef RPE_TABLE

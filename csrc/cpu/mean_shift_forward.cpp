@@ -77,7 +77,8 @@ void pack_sources(const MeanShift<T>& p, int64_t index) {
 
 // Kernel values of kTileRows rows against all columns, with their sums along both sides. Masses enter the sums alone.
 template <class T>
-RPE_KERNEL void weight_tile(const MeanShift<T>& p, int64_t row, const Block& columns, bool diagonal, Scratch<T>& scratch) {
+RPE_KERNEL void weight_tile(const MeanShift<T>& p, int64_t row, const Block& columns, bool diagonal,
+                            Scratch<T>& scratch) {
   using S = Simd<T>;
   using V = typename S::Vector;
   const V scale = broadcast<V>(T(double(p.kappa) * kLog2E));
@@ -141,7 +142,8 @@ RPE_KERNEL void cosine_tile(const MeanShift<T>& p, int64_t row, const Block& col
   for (int64_t j = 0; j < columns.rows; j += kPanel<T>) {
     for (int64_t i = 0; i < kTileRows; i += S::kRows) {
       clear<T>(cosine);
-      dot_micro<T>(p.point_rows + (row + i) * p.stride, p.stride, p.source_panels + (columns.row + j) * p.dim, p.dim, cosine);
+      dot_micro<T>(p.point_rows + (row + i) * p.stride, p.stride, p.source_panels + (columns.row + j) * p.dim, p.dim,
+                   cosine);
       RPE_UNROLL
       for (int r = 0; r < S::kRows; ++r) {
         RPE_UNROLL
@@ -215,7 +217,8 @@ RPE_KERNEL double relative_weights(T* cosine, const T* bias, int64_t count, T sc
 }
 
 template <class T>
-void rows(const MeanShift<T>& p, int64_t point_block, int64_t first_source, int64_t last_source, bool with_mean, void* memory) {
+void rows(const MeanShift<T>& p, int64_t point_block, int64_t first_source, int64_t last_source, bool with_mean,
+          void* memory) {
   Scratch<T>& scratch = *static_cast<Scratch<T>*>(memory);
   const Block& block = p.point_blocks[point_block];
   const bool fixed = p.routes[block.image].fixed;
@@ -240,8 +243,8 @@ void rows(const MeanShift<T>& p, int64_t point_block, int64_t first_source, int6
                                               logit_ceiling<T>(fixed));
       }
       if (with_mean)
-        accumulate_rows<T>(scratch.weights, kMaxColumns, kTileRows, columns.rows, p.source_rows + columns.row * p.stride,
-                           p.stride, p.sums + (block.row + i) * p.stride);
+        accumulate_rows<T>(scratch.weights, kMaxColumns, kTileRows, columns.rows,
+                           p.source_rows + columns.row * p.stride, p.stride, p.sums + (block.row + i) * p.stride);
     }
   }
 }

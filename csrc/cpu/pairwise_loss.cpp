@@ -115,7 +115,8 @@ RPE_KERNEL bool slope_micro_tile(const PairwiseLoss<T>& p, int64_t row, int64_t 
 
 // Slopes and hinge of kTileRows rows against all columns of the other block.
 template <class T>
-RPE_KERNEL bool slope_tile(const PairwiseLoss<T>& p, int64_t row, const Block& columns, Scratch<T>& scratch, double* hinge) {
+RPE_KERNEL bool slope_tile(const PairwiseLoss<T>& p, int64_t row, const Block& columns, Scratch<T>& scratch,
+                           double* hinge) {
   using S = Simd<T>;
   bool any = false;
   for (int64_t i = 0; i < kTileRows; i += kOutputGroup) {
@@ -152,7 +153,8 @@ RPE_FORMULA void push_rows(const PairwiseLoss<T>& p, int64_t row, const Block& c
       while (end < cells && active[end]) ++end;
       const int64_t j = begin * kCell<T>;
       accumulate_eight<T, true>(scratch.slope + i * kMaxColumns + j, kMaxColumns, (end - begin) * kCell<T>,
-                                p.weighted_rows + (columns.row + j) * p.stride, p.stride, p.push + (row + i) * p.stride);
+                                p.weighted_rows + (columns.row + j) * p.stride, p.stride,
+                                p.push + (row + i) * p.stride);
     }
   }
 }

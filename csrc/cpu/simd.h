@@ -110,11 +110,11 @@ struct Simd<double> {
 
 template <class V>
 struct VectorTraits;
-#define RPE_VECTOR_TRAITS(V, T, B)                             \
-  template <>                                                  \
-  struct VectorTraits<V> {                                     \
-    using Element = T;                                         \
-    using Bits = B;                                            \
+#define RPE_VECTOR_TRAITS(V, T, B)                            \
+  template <>                                                 \
+  struct VectorTraits<V> {                                    \
+    using Element = T;                                        \
+    using Bits = B;                                           \
     static constexpr int kLanes = int(sizeof(V) / sizeof(T)); \
   };
 RPE_VECTOR_TRAITS(float4, float, uint4)
@@ -128,7 +128,7 @@ RPE_VECTOR_TRAITS(double8, double, ulong8)
 template <class T>
 constexpr int kLanes = VectorTraits<typename Simd<T>::Vector>::kLanes;
 template <class T>
-constexpr int kPanel = kLanes<T>* Simd<T>::kVectors;
+constexpr int kPanel = kLanes<T> * Simd<T>::kVectors;
 
 template <class V, class T>
 RPE_FORMULA V load(const T* address) {
@@ -149,15 +149,31 @@ RPE_FORMULA V broadcast(T value) {
 
 // a * b + c in one rounding where the variant has it; the portable variant rounds twice, everywhere alike.
 #if defined(__AVX512F__) || defined(__AVX2__)
-RPE_FORMULA float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
-RPE_FORMULA double fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
-RPE_FORMULA float4 fma(float4 a, float4 b, float4 c) { return (float4)_mm_fmadd_ps(a, b, c); }
-RPE_FORMULA double2 fma(double2 a, double2 b, double2 c) { return (double2)_mm_fmadd_pd(a, b, c); }
-RPE_FORMULA float8 fma(float8 a, float8 b, float8 c) { return (float8)_mm256_fmadd_ps(a, b, c); }
-RPE_FORMULA double4 fma(double4 a, double4 b, double4 c) { return (double4)_mm256_fmadd_pd(a, b, c); }
+RPE_FORMULA float fma(float a, float b, float c) {
+  return __builtin_fmaf(a, b, c);
+}
+RPE_FORMULA double fma(double a, double b, double c) {
+  return __builtin_fma(a, b, c);
+}
+RPE_FORMULA float4 fma(float4 a, float4 b, float4 c) {
+  return (float4)_mm_fmadd_ps(a, b, c);
+}
+RPE_FORMULA double2 fma(double2 a, double2 b, double2 c) {
+  return (double2)_mm_fmadd_pd(a, b, c);
+}
+RPE_FORMULA float8 fma(float8 a, float8 b, float8 c) {
+  return (float8)_mm256_fmadd_ps(a, b, c);
+}
+RPE_FORMULA double4 fma(double4 a, double4 b, double4 c) {
+  return (double4)_mm256_fmadd_pd(a, b, c);
+}
 #if defined(__AVX512F__)
-RPE_FORMULA float16 fma(float16 a, float16 b, float16 c) { return (float16)_mm512_fmadd_ps(a, b, c); }
-RPE_FORMULA double8 fma(double8 a, double8 b, double8 c) { return (double8)_mm512_fmadd_pd(a, b, c); }
+RPE_FORMULA float16 fma(float16 a, float16 b, float16 c) {
+  return (float16)_mm512_fmadd_ps(a, b, c);
+}
+RPE_FORMULA double8 fma(double8 a, double8 b, double8 c) {
+  return (double8)_mm512_fmadd_pd(a, b, c);
+}
 #endif
 #else
 template <class V>

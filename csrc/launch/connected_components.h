@@ -1,15 +1,16 @@
 // Connected components of the threshold graph: what the driver hands to the kernels. Plain pointers; Torch-free.
 //
-// Call order: prepare (every block), pair (every pair of every symmetric round), number (every image).
+// Phases: prepare (every block), pair (every pair of every symmetric round), number (every image).
 // Tasks share the union-find forest through atomic compare-and-swap. Roots are smallest indices, so the final forest's
 // components, and the labels, do not depend on the order of the tasks.
 #pragma once
 
-#include <type_traits>
-
 #include "block.h"
 #include "plan.h"
+#include "pool.h"
 #include "workspace.h"
+
+#include <type_traits>
 
 namespace rpe {
 
@@ -38,14 +39,9 @@ struct ConnectedComponentsKernels {
   int64_t scratch_bytes;
 };
 
+// All phases, for images that lie between `offsets` [images + 1].
 template <class T>
-size_t bind_workspace(ConnectedComponents<T>& problem, int64_t padded_rows, void* memory) {
-  Workspace workspace(memory);
-  problem.stride = padded_dim<T>(problem.dim);
-  problem.rows = workspace.take<T>(padded_rows * problem.stride);
-  problem.panels = workspace.take<T>(padded_rows * problem.dim);
-  problem.parent = workspace.take<typename ConnectedComponents<T>::Index>(padded_rows);
-  return workspace.bytes();
-}
+void run_connected_components(ConnectedComponents<T> problem, const int64_t* offsets, int64_t num_images,
+                              TaskPool& pool);
 
 }  // namespace rpe

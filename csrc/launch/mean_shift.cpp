@@ -1,5 +1,8 @@
-// Mean shift: choice of route and workspace layout (see mean_shift.h).
+// Mean shift: choice of route, workspace and phases (see mean_shift.h).
 #include "mean_shift.h"
+
+#include "select.h"
+#include "workspace.h"
 
 #include <algorithm>
 #include <cmath>
@@ -46,8 +49,15 @@ std::vector<Route> plan_routes(const BlockPlan& points, const BlockPlan& sources
   return routes;
 }
 
+namespace {
+
+struct Shape {
+  int64_t points, sources;  // padded rows
+  bool weighted, backward, any_running, any_fixed;
+};
+
 template <class T>
-size_t bind_workspace(MeanShift<T>& p, const MeanShiftShape& shape, void* memory) {
+size_t bind_workspace(MeanShift<T>& p, const Shape& shape, void* memory) {
   Workspace workspace(memory);
   p.stride = padded_dim<T>(p.dim);
   const int64_t point_values = shape.points * p.stride, source_values = shape.sources * p.stride;
@@ -76,7 +86,127 @@ size_t bind_workspace(MeanShift<T>& p, const MeanShiftShape& shape, void* memory
   return workspace.bytes();
 }
 
-template size_t bind_workspace<float>(MeanShift<float>&, const MeanShiftShape&, void*);
-template size_t bind_workspace<double>(MeanShift<double>&, const MeanShiftShape&, void*);
+template <class T>
+RouteLimits route_limits(int64_t dim) {
+  const double rounding = std::numeric_limits<T>::epsilon() * double(dim + 4);
+  return {sizeof(T) == 4 ? 40.0 : 300.0, rounding};
+}
+
+// One problem of either direction: plans, routes and workspace.
+template <class T>
+struct Session {
+  MeanShift<T> problem;
+  TaskPool& pool;
+  BlockPlan points, sources;
+  std::vector<Route> routes;
+  std::shared_ptr<void> memory;
+  const MeanShiftKernels<T>& kernels = mean_shift_kernels<T>();
+
+  Session(const MeanShift<T>& given, double kappa, double eta, const int64_t* point_offsets,
+          const int64_t* source_offsets, int64_t num_images, bool backward, TaskPool& task_pool)
+      : problem(given), pool(task_pool) {
+    problem.kappa = T(kappa);
+    problem.eta = T(eta);
+    points = make_plan(point_offsets, num_images, choose_block_rows(point_offsets[num_images]));
+    sources = problem.blurring ? points
+                               : make_plan(source_offsets, num_images, choose_block_rows(source_offsets[num_images]));
+    problem.point_blocks = points.blocks.data();
+    problem.source_blocks = sources.blocks.data();
+    choose_routes(kappa);
+    Shape shape{points.padded_rows(), sources.padded_rows(), problem.log_weight != nullptr, backward, false, false};
+    for (const Route& route : routes) (route.fixed ? shape.any_fixed : shape.any_running) = true;
+    memory = pool.allocate(bind_workspace(problem, shape, nullptr));
+    bind_workspace(problem, shape, memory.get());
+    pool.run(points.num_blocks(), [&](int64_t b) { kernels.pack_points(problem, b); });
+    pool.run(sources.num_blocks(), [&](int64_t b) { kernels.pack_sources(problem, b); });
+  }
+
+  void choose_routes(double kappa) {
+    std::vector<RowSurvey> of_points(points.blocks.size()), of_sources(sources.blocks.size());
+    pool.run(sources.num_blocks(), [&](int64_t b) {
+      kernels.survey(problem.sources, problem.log_weight, kappa, problem.dim, sources.blocks[size_t(b)],
+                     of_sources[size_t(b)]);
+    });
+    if (!problem.blurring) {
+      pool.run(points.num_blocks(), [&](int64_t b) {
+        kernels.survey(problem.points, nullptr, kappa, problem.dim, points.blocks[size_t(b)], of_points[size_t(b)]);
+      });
+    }
+    routes = plan_routes(points, sources, of_points.data(), of_sources.data(), kappa, problem.blurring,
+                         route_limits<T>(problem.dim));
+    problem.routes = routes.data();
+  }
+
+  bool symmetric(int64_t point_block) const {
+    return problem.blurring && routes[size_t(points.blocks[size_t(point_block)].image)].fixed;
+  }
+
+  // Every point block whose image is not symmetric walks over its sources.
+  void walk_rows(bool fixed_too, bool with_mean) {
+    const ScratchPool scratch(pool, kernels.scratch_bytes);
+    pool.run(points.num_blocks(), [&](int64_t b) {
+      const size_t image = size_t(points.blocks[size_t(b)].image);
+      if (symmetric(b) || (routes[image].fixed && !fixed_too)) return;
+      kernels.rows(problem, b, sources.first_block[image], sources.first_block[image + 1], with_mean, scratch.mine());
+    });
+  }
+
+  void forward() {
+    const ScratchPool scratch(pool, kernels.scratch_bytes);
+    run_symmetric(
+        pool, points, [&](const BlockPair& pair) { return symmetric(pair.row_block); },
+        [&](const BlockPair& pair) { kernels.pair(problem, pair, scratch.mine()); });
+    walk_rows(true, true);
+    pool.run(points.num_blocks(), [&](int64_t b) { kernels.finish(problem, b); });
+  }
+
+  ScalarGradients backward() {
+    const MeanShiftBackwardKernels<T>& back = mean_shift_backward_kernels<T>();
+    std::vector<double> block_kappa(points.blocks.size()), block_eta(points.blocks.size());
+    problem.block_grad_kappa = block_kappa.data();
+    problem.block_grad_eta = block_eta.data();
+    pool.run(sources.num_blocks(), [&](int64_t b) { back.clear_sources(problem, b); });
+    pool.run(points.num_blocks(), [&](int64_t b) { back.prologue(problem, b); });
+    walk_rows(false, false);
+    const ScratchPool scratch(pool, back.scratch_bytes);
+    run_symmetric(
+        pool, points, [&](const BlockPair& pair) { return symmetric(pair.row_block); },
+        [&](const BlockPair& pair) { back.pair(problem, pair, scratch.mine()); });
+    run_rectangular(
+        pool, points, sources, [&](const BlockPair& pair) { return !symmetric(pair.row_block); },
+        [&](const BlockPair& pair) { back.rectangle(problem, pair, scratch.mine()); });
+    pool.run(points.num_blocks(), [&](int64_t b) { back.finish_points(problem, b); });
+    pool.run(sources.num_blocks(), [&](int64_t b) { back.finish_sources(problem, b); });
+    ScalarGradients total{0.0, 0.0};
+    for (size_t b = 0; b < points.blocks.size(); ++b) {
+      total.kappa += block_kappa[b];
+      total.eta += block_eta[b];
+    }
+    return total;
+  }
+};
+
+}  // namespace
+
+template <class T>
+void run_mean_shift_forward(MeanShift<T> problem, double kappa, double eta, const int64_t* point_offsets,
+                            const int64_t* source_offsets, int64_t num_images, TaskPool& pool) {
+  Session<T>(problem, kappa, eta, point_offsets, source_offsets, num_images, false, pool).forward();
+}
+
+template <class T>
+ScalarGradients run_mean_shift_backward(MeanShift<T> problem, double kappa, double eta, const int64_t* point_offsets,
+                                        const int64_t* source_offsets, int64_t num_images, TaskPool& pool) {
+  return Session<T>(problem, kappa, eta, point_offsets, source_offsets, num_images, true, pool).backward();
+}
+
+#define RPE_INSTANTIATE(T)                                                                                          \
+  template void run_mean_shift_forward<T>(MeanShift<T>, double, double, const int64_t*, const int64_t*, int64_t,    \
+                                          TaskPool&);                                                               \
+  template ScalarGradients run_mean_shift_backward<T>(MeanShift<T>, double, double, const int64_t*, const int64_t*, \
+                                                      int64_t, TaskPool&);
+RPE_INSTANTIATE(float)
+RPE_INSTANTIATE(double)
+#undef RPE_INSTANTIATE
 
 }  // namespace rpe

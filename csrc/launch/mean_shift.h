@@ -5,10 +5,10 @@
 //            so K_ij = exp(kappa (cos_ij - 1)) needs no row maximum. Blurring then visits each pair of blocks once.
 //   running  any kappa, masses, lengths or distant seeds: each row keeps the largest logit seen so far as its reference.
 //
-// Forward:   survey (all blocks of both sides), plan_routes, pack_points / pack_sources (all blocks), then
+// Phases forward:   survey (all blocks of both sides), plan_routes, pack_points / pack_sources (all blocks), then
 //            blurring + fixed: pair (symmetric rounds);  otherwise: rows (each point block, all its image's sources);
 //            finish (each point block).
-// Backward:  survey, plan_routes, pack_*, clear_sources and prologue (each block), then
+// Phases backward:  survey, plan_routes, pack_*, clear_sources and prologue (each block), then
 //            blurring + fixed: pair (symmetric rounds);  otherwise: rows, then rectangle (rectangular rounds);
 //            finish_points, finish_sources (each block).
 // Calls of one phase may run at the same time: they write disjoint memory. Each running task brings its own scratch.
@@ -16,7 +16,7 @@
 
 #include "block.h"
 #include "plan.h"
-#include "workspace.h"
+#include "pool.h"
 
 namespace rpe {
 
@@ -46,17 +46,17 @@ struct MeanShift {
   const Route* routes;         // [images]
 
   // Workspace, padded row space. Padding rows are zero rows of zero mass.
-  int64_t stride;      // padded_dim(dim)
-  T* point_rows;       // [points, stride]
-  T* source_rows;      // [sources, stride]; = point_rows when blurring
-  T* source_panels;    // [sources / panel][dim][panel]
-  T* mass_rows;        // [sources, stride], m_j y_j; = source_rows without weights
-  T* mass;             // [sources], m_j = exp(bias_j - route.bias)
-  T* bias;             // [sources], log2 m_j, -inf for padding
-  double* density;     // [points], sum_j exp2(logit_ij - reference_i)
-  T* reference;        // [points], cosine of the reference
-  T* reference_bias;   // [points], log2 mass of the reference; -inf before the first
-  T* sums;             // [points, stride]. Forward: sum_j K_ij m_j y_j. Backward: R, running route only (else null)
+  int64_t stride;     // padded_dim(dim)
+  T* point_rows;      // [points, stride]
+  T* source_rows;     // [sources, stride]; = point_rows when blurring
+  T* source_panels;   // [sources / panel][dim][panel]
+  T* mass_rows;       // [sources, stride], m_j y_j; = source_rows without weights
+  T* mass;            // [sources], m_j = exp(bias_j - route.bias)
+  T* bias;            // [sources], log2 m_j, -inf for padding
+  double* density;    // [points], sum_j exp2(logit_ij - reference_i)
+  T* reference;       // [points], cosine of the reference
+  T* reference_bias;  // [points], log2 mass of the reference; -inf before the first
+  T* sums;            // [points, stride]. Forward: sum_j K_ij m_j y_j. Backward: R, running route only (else null)
 
   // Forward outputs.
   T* moved;        // [points, dim]
@@ -68,19 +68,19 @@ struct MeanShift {
   const T* saved_mean;
   const T* saved_log_density;
   bool with_grad_weight;
-  T* grad_points;      // [points, dim]
-  T* grad_sources;     // [sources, dim], null when blurring
-  T* grad_log_weight;  // [sources] or null
+  T* grad_points;            // [points, dim]
+  T* grad_sources;           // [sources, dim], null when blurring
+  T* grad_log_weight;        // [sources] or null
   double* block_grad_kappa;  // [point blocks]
   double* block_grad_eta;    // [point blocks]
 
   // Backward workspace. Fixed route: slope_rows = f h, slope_offset = f e with f = 1/d. Running route: h and e.
-  T* slope_rows;     // [points, stride]
-  T* slope_offset;   // [points]
-  T* slope_panels;   // [points / panel][dim][panel], fixed route
-  T* mass_panels;    // as source_panels for m_j x_j; = source_panels without weights
-  T* weighted_sums;  // [sources, stride], fixed: K (f h); running: P^T h
-  T* slope_sums;     // [sources, stride], fixed: T x;     running: S^T x
+  T* slope_rows;        // [points, stride]
+  T* slope_offset;      // [points]
+  T* slope_panels;      // [points / panel][dim][panel], fixed route
+  T* mass_panels;       // as source_panels for m_j x_j; = source_panels without weights
+  T* weighted_sums;     // [sources, stride], fixed: K (f h); running: P^T h
+  T* slope_sums;        // [sources, stride], fixed: T x;     running: S^T x
   double* row_slopes;   // [points], running: row sums of S
   double* offset_sums;  // [sources], fixed: K (f e);      running: column sums of S
 };
@@ -114,21 +114,23 @@ struct RouteLimits {
   double rounding;
 };
 
-template <class T>
-inline RouteLimits route_limits(int64_t dim) {
-  return sizeof(T) == 4 ? RouteLimits{40.0, 1.2e-7 * double(dim + 4)} : RouteLimits{300.0, 2.3e-16 * double(dim + 4)};
-}
-
 // One route per image.
 std::vector<Route> plan_routes(const BlockPlan& points, const BlockPlan& sources, const RowSurvey* point_surveys,
                                const RowSurvey* source_surveys, double kappa, bool blurring, RouteLimits limits);
 
-struct MeanShiftShape {
-  int64_t points, sources;  // padded rows
-  bool weighted, backward, any_running, any_fixed;
+// All phases, for images that lie between `point_offsets` and `source_offsets` [images + 1] (both the same when
+// blurring). The caller fills in inputs and outputs; the rest is made here. kappa and eta are passed in double: kappa may
+// be larger than T holds.
+template <class T>
+void run_mean_shift_forward(MeanShift<T> problem, double kappa, double eta, const int64_t* point_offsets,
+                            const int64_t* source_offsets, int64_t num_images, TaskPool& pool);
+
+struct ScalarGradients {
+  double kappa, eta;
 };
 
 template <class T>
-size_t bind_workspace(MeanShift<T>& p, const MeanShiftShape& shape, void* memory);
+ScalarGradients run_mean_shift_backward(MeanShift<T> problem, double kappa, double eta, const int64_t* point_offsets,
+                                        const int64_t* source_offsets, int64_t num_images, TaskPool& pool);
 
 }  // namespace rpe

@@ -1,14 +1,15 @@
 // Pairwise loss with gradient: what the driver hands to the kernels. Plain pointers; Torch-free.
 //
-// Call order: prepare (every block), pair (every pair of every symmetric round, rounds in order), finish (every image).
+// Phases: prepare (every block), pair (every pair of every symmetric round, rounds in order), finish (every image).
 // Calls of one phase may run at the same time: they write disjoint memory. Each running task brings its own scratch.
 #pragma once
 
-#include <type_traits>
-
 #include "block.h"
 #include "plan.h"
+#include "pool.h"
 #include "workspace.h"
+
+#include <type_traits>
 
 namespace rpe {
 
@@ -48,18 +49,9 @@ struct PairwiseLossKernels {
   int64_t scratch_bytes;
 };
 
+// All phases, for images that lie between `offsets` [images + 1]. The caller fills in inputs and outputs; blocks and
+// workspace are made here.
 template <class T>
-size_t bind_workspace(PairwiseLoss<T>& problem, int64_t padded_rows, int64_t num_blocks, void* memory) {
-  Workspace workspace(memory);
-  problem.stride = padded_dim<T>(problem.dim);
-  problem.rows = workspace.take<T>(padded_rows * problem.stride);
-  problem.weighted_rows = workspace.take<T>(padded_rows * problem.stride);
-  problem.panels = workspace.take<T>(padded_rows * problem.dim);
-  problem.weights = workspace.take<T>(padded_rows);
-  problem.labels = workspace.take<typename PairwiseLoss<T>::Label>(padded_rows);
-  problem.push = workspace.take<T>(padded_rows * problem.stride);
-  problem.block_hinge = workspace.take<double>(num_blocks);
-  return workspace.bytes();
-}
+void run_pairwise_loss(PairwiseLoss<T> problem, const int64_t* offsets, int64_t num_images, TaskPool& pool);
 
 }  // namespace rpe

@@ -5,10 +5,10 @@
 // shape alone. Torch-free; drivers own the threads.
 #pragma once
 
+#include "block.h"
+
 #include <cstdint>
 #include <vector>
-
-#include "block.h"
 
 namespace rpe {
 

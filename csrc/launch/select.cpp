@@ -5,16 +5,16 @@
 
 namespace rpe {
 
-#define RPE_DECLARE(VARIANT)                                               \
-  namespace VARIANT {                                                      \
-  extern const PairwiseLossKernels<float> pairwise_loss_float32;           \
-  extern const PairwiseLossKernels<double> pairwise_loss_float64;          \
-  extern const MeanShiftKernels<float> mean_shift_float32;                 \
-  extern const MeanShiftKernels<double> mean_shift_float64;                \
-  extern const MeanShiftBackwardKernels<float> mean_shift_backward_float32;   \
-  extern const MeanShiftBackwardKernels<double> mean_shift_backward_float64;  \
-  extern const ConnectedComponentsKernels<float> connected_components_float32;   \
-  extern const ConnectedComponentsKernels<double> connected_components_float64;  \
+#define RPE_DECLARE(VARIANT)                                                    \
+  namespace VARIANT {                                                           \
+  extern const PairwiseLossKernels<float> pairwise_loss_float32;                \
+  extern const PairwiseLossKernels<double> pairwise_loss_float64;               \
+  extern const MeanShiftKernels<float> mean_shift_float32;                      \
+  extern const MeanShiftKernels<double> mean_shift_float64;                     \
+  extern const MeanShiftBackwardKernels<float> mean_shift_backward_float32;     \
+  extern const MeanShiftBackwardKernels<double> mean_shift_backward_float64;    \
+  extern const ConnectedComponentsKernels<float> connected_components_float32;  \
+  extern const ConnectedComponentsKernels<double> connected_components_float64; \
   }
 
 RPE_DECLARE(portable)
@@ -39,19 +39,23 @@ struct Variant {
   const ConnectedComponentsKernels<double>* connected_components_float64;
 };
 
-#define RPE_TABLES(VARIANT)                                                             \
-  &VARIANT::pairwise_loss_float32, &VARIANT::pairwise_loss_float64, &VARIANT::mean_shift_float32, \
+#define RPE_TABLES(VARIANT)                                                                                       \
+  &VARIANT::pairwise_loss_float32, &VARIANT::pairwise_loss_float64, &VARIANT::mean_shift_float32,                 \
       &VARIANT::mean_shift_float64, &VARIANT::mean_shift_backward_float32, &VARIANT::mean_shift_backward_float64, \
       &VARIANT::connected_components_float32, &VARIANT::connected_components_float64
 
 #if defined(__x86_64__)
 bool has_avx512() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("fma");
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("fma");
 }
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
 #endif
-bool always() { return true; }
+bool always() {
+  return true;
+}
 
 const Variant kVariants[] = {
 #if defined(__x86_64__)
@@ -90,7 +94,9 @@ std::vector<std::string> simd_variants() {
   return names;
 }
 
-std::string simd_current() { return current().load()->name; }
+std::string simd_current() {
+  return current().load()->name;
+}
 
 bool simd_select(const std::string& name) {
   if (name == "auto") {
@@ -106,14 +112,14 @@ bool simd_select(const std::string& name) {
   return false;
 }
 
-#define RPE_ACCESSOR(FUNCTION, TABLE, OP)                                                              \
-  template <>                                                                                          \
-  const TABLE<float>& FUNCTION<float>() {                                                              \
-    return *current().load()->OP##_float32;                                                            \
-  }                                                                                                    \
-  template <>                                                                                          \
-  const TABLE<double>& FUNCTION<double>() {                                                            \
-    return *current().load()->OP##_float64;                                                            \
+#define RPE_ACCESSOR(FUNCTION, TABLE, OP)   \
+  template <>                               \
+  const TABLE<float>& FUNCTION<float>() {   \
+    return *current().load()->OP##_float32; \
+  }                                         \
+  template <>                               \
+  const TABLE<double>& FUNCTION<double>() { \
+    return *current().load()->OP##_float64; \
   }
 RPE_ACCESSOR(pairwise_loss_kernels, PairwiseLossKernels, pairwise_loss)
 RPE_ACCESSOR(mean_shift_kernels, MeanShiftKernels, mean_shift)

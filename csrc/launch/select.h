@@ -1,12 +1,12 @@
 // Which SIMD variant runs: chosen once from what the CPU reports, overridable for tests and bug reports.
 #pragma once
 
-#include <string>
-#include <vector>
-
 #include "connected_components.h"
 #include "mean_shift.h"
 #include "pairwise_loss.h"
+
+#include <string>
+#include <vector>
 
 namespace rpe {
 

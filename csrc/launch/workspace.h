@@ -1,10 +1,10 @@
 // Carves typed arrays out of one allocation. Run once without memory to learn the size, then with it.
 #pragma once
 
+#include "block.h"
+
 #include <cstddef>
 #include <cstdint>
-
-#include "block.h"
 
 namespace rpe {
 

@@ -20,7 +20,8 @@ struct Exp2Constants<float> {
   static constexpr float kMagic = 12582912.0f + 127.0f;  // 1.5 * 2^23 + bias
   static constexpr int kMantissaBits = 23;
   static constexpr int kDegree = 5;
-  static constexpr float kCoefficients[5] = {0x1.62e42ap-1f, 0x1.ebf9bcp-3f, 0x1.c6b752p-5f, 0x1.3cea88p-7f, 0x1.5bba14p-10f};
+  static constexpr float kCoefficients[5] = {0x1.62e42ap-1f, 0x1.ebf9bcp-3f, 0x1.c6b752p-5f, 0x1.3cea88p-7f,
+                                             0x1.5bba14p-10f};
 };
 
 template <>
@@ -30,10 +31,10 @@ struct Exp2Constants<double> {
   static constexpr double kMagic = 6755399441055744.0 + 1023.0;  // 1.5 * 2^52 + bias
   static constexpr int kMantissaBits = 52;
   static constexpr int kDegree = 11;
-  static constexpr double kCoefficients[11] = {
-      0x1.62e42fefa39efp-1,  0x1.ebfbdff82c598p-3,  0x1.c6b08d704a0c2p-5,  0x1.3b2ab6fba1ddap-7,
-      0x1.5d87fe78a5276p-10, 0x1.430913096fd9fp-13, 0x1.ffcbfc670dcd4p-17, 0x1.62bfd47773353p-20,
-      0x1.b524fae627834p-24, 0x1.e6063f7217bc6p-28, 0x1.e9d3fe3952179p-32};
+  static constexpr double kCoefficients[11] = {0x1.62e42fefa39efp-1,  0x1.ebfbdff82c598p-3,  0x1.c6b08d704a0c2p-5,
+                                               0x1.3b2ab6fba1ddap-7,  0x1.5d87fe78a5276p-10, 0x1.430913096fd9fp-13,
+                                               0x1.ffcbfc670dcd4p-17, 0x1.62bfd47773353p-20, 0x1.b524fae627834p-24,
+                                               0x1.e6063f7217bc6p-28, 0x1.e9d3fe3952179p-32};
 };
 
 // Multiply-adds come from the caller (`Fma` is a stateless functor), so that every rounding is explicit.

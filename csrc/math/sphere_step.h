@@ -4,14 +4,18 @@
 //   g = (G - (G.Z) Z)/|Y|,  h = eta g,  e = h.M,  dL/deta += g.(M - x)                                  (backward)
 #pragma once
 
-#include <cstdint>
-
 #include "portable.h"
+
+#include <cstdint>
 
 namespace rpe {
 
-RPE_FORMULA float square_root(float value) { return __builtin_sqrtf(value); }
-RPE_FORMULA double square_root(double value) { return __builtin_sqrt(value); }
+RPE_FORMULA float square_root(float value) {
+  return __builtin_sqrtf(value);
+}
+RPE_FORMULA double square_root(double value) {
+  return __builtin_sqrt(value);
+}
 
 // moved = normalised step. `moved` may not alias the inputs.
 template <class T>
@@ -28,7 +32,8 @@ RPE_FORMULA void sphere_step(const T* point, const T* mean, T eta, int64_t dim, 
 
 // grad_step = g, the gradient at Y. Returns g.(M - x), the row's share of dL/deta.
 template <class T>
-RPE_FORMULA double sphere_step_gradient(const T* grad_moved, const T* point, const T* mean, T eta, int64_t dim, T* grad_step) {
+RPE_FORMULA double sphere_step_gradient(const T* grad_moved, const T* point, const T* mean, T eta, int64_t dim,
+                                        T* grad_step) {
   T squared = 0, projection = 0;
   for (int64_t d = 0; d < dim; ++d) {
     const T step = eta * mean[d] + (T(1) - eta) * point[d];

@@ -1,9 +1,9 @@
 // Schemas of the native operators and their CPU implementations. rpe_ops/backends/native calls them through
 // torch.ops.rpe_ops_native; autograd and fake tensors live above, in rpe_ops/autograd.
-#include <torch/library.h>
-
 #include "../launch/select.h"
 #include "operators.h"
+
+#include <torch/library.h>
 
 namespace rpe {
 namespace {
@@ -25,7 +25,8 @@ TORCH_LIBRARY(rpe_ops_native, library) {
       "mean_shift_forward(Tensor points, Tensor? sources, Tensor? log_weight, Tensor kappa, Tensor eta, "
       "Tensor point_offsets, Tensor source_offsets) -> (Tensor, Tensor, Tensor)");
   library.def(
-      "mean_shift_backward(Tensor grad_moved, Tensor points, Tensor? sources, Tensor? log_weight, Tensor kappa, Tensor eta, "
+      "mean_shift_backward(Tensor grad_moved, Tensor points, Tensor? sources, Tensor? log_weight, Tensor kappa, Tensor "
+      "eta, "
       "Tensor point_offsets, Tensor source_offsets, Tensor mean, Tensor log_density, bool with_grad_weight) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   library.def("connected_components(Tensor points, Tensor offsets, float threshold) -> Tensor");

@@ -1,9 +1,9 @@
 // The Python module of the extension. It only answers questions about the build; no tensor passes through here.
 // build.py supplies RPE_MODULE_NAME, RPE_BUILD_FLAGS, RPE_BUILD_DIGEST and RPE_TORCH_VERSION.
+#include "../launch/select.h"
+
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
-
-#include "../launch/select.h"
 
 namespace {
 
