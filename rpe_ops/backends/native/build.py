@@ -71,11 +71,13 @@ def extension_suffix() -> str:
 
 
 def find_csrc() -> Path:
-    """The sources: beside the package in a checkout, inside it in a wheel."""
+    """The sources: beside the package in a checkout (which has a setup.py), inside it in a wheel."""
     package = Path(__file__).resolve().parents[2]
-    for folder in (package.parent / "csrc", package / "csrc"):
-        if (folder / "torch").is_dir():
-            return folder
+    checkout = package.parent / "csrc"
+    if (checkout / "torch").is_dir() and (package.parent / "setup.py").is_file():
+        return checkout
+    if (package / "csrc" / "torch").is_dir():
+        return package / "csrc"
     raise BuildError(
         f"rpe_ops: the C++ sources are missing (looked beside and inside {package}); reinstall rpe_ops"
     )
@@ -235,7 +237,7 @@ def compile_into(recipe: Recipe, folder: Path) -> Path:
         raise BuildError(
             f"rpe_ops: {recipe.compiler_version} could not compile the native kernels:\n"
             f"{_compiler_words(done.stdout.decode(errors='replace'), recipe)}\n"
-            "Remedy: use another compiler through CXX (g++ 9 or clang++ 10 or newer), or backend='torch', which needs none."
+            "Remedy: name another compiler in CXX (g++ 9, clang++ 10 or newer), or use backend='torch'."
         )
     return folder / recipe.library_name
 

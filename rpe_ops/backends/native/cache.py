@@ -2,7 +2,7 @@
 
     <root>/<digest>/              the library and its manifest, verified before every use
     <root>/<digest>.lock          locked while somebody builds; the operating system releases it with the process
-    <root>/<digest>.build-*/      builds in progress; left behind only by killed processes, and removed by the next build
+    <root>/<digest>.build-*/      builds in progress; what killed processes leave here, the next build removes
 
 It knows nothing of what is compiled: `build.py` does that. It loads nothing: `loader.py` does that.
 """

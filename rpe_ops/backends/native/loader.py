@@ -46,16 +46,23 @@ def unavailable_reason() -> str | None:
         return _failure
     if prebuilt() is not None:
         return None
-    return build.obstacle()
+    reason = build.obstacle()
+    return (
+        f"{reason} (the prebuilt library is for another torch)" if reason and _carried().is_file() else reason
+    )
 
 
 def prebuilt() -> Path | None:
     """The library that a platform wheel carries, where it fits this Python, this torch and these sources."""
-    library = Path(__file__).resolve().parent / f"{build.MODULE_NAME}{build.extension_suffix()}"
+    library = _carried()
     manifest = build.verify(library) if library.is_file() else None
     if manifest is None or manifest["torch"] != torch.__version__:
         return None
     return library if manifest["sources"] == build.sources_digest(build.find_csrc()) else None
+
+
+def _carried() -> Path:
+    return Path(__file__).resolve().parent / f"{build.MODULE_NAME}{build.extension_suffix()}"
 
 
 def describe() -> dict[str, str]:
