@@ -1,0 +1,173 @@
+"""From a backend's name to a backend: "auto", explicit choices, reasons, warnings, and what importing costs."""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import rpe_ops
+from rpe_ops import dispatch
+
+NAMES = ["reference", "torch", "cpu", "triton", "cuda"]
+ROWS = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+LABEL = torch.arange(20) % 3
+
+
+@pytest.fixture
+def forgetful(monkeypatch):
+    """Dispatch without its memory of what can run, before and after a test that changes it."""
+    caches = [value for value in vars(dispatch).values() if hasattr(value, "cache_clear")]
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    monkeypatch.undo()
+    for cache in caches:
+        cache.cache_clear()
+
+
+@pytest.fixture
+def served(monkeypatch) -> list[str]:
+    """The names of the backends that served operator calls, in order."""
+    names: list[str] = []
+    original = dispatch.operator_module
+
+    def record(backend, operator):
+        names.append(backend)
+        return original(backend, operator)
+
+    monkeypatch.setattr(dispatch, "operator_module", record)
+    return names
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | environment,
+    )
+
+
+def test_every_name_of_the_contract_is_listed():
+    backends = rpe_ops.available_backends("cpu")
+    assert list(backends) == NAMES
+    assert backends["reference"] is None and backends["torch"] is None
+    for reason in backends.values():
+        assert reason is None or (isinstance(reason, str) and reason.strip())
+
+
+def test_devices_are_given_in_any_form():
+    expected = rpe_ops.available_backends("cpu")
+    assert rpe_ops.available_backends(torch.device("cpu")) == expected
+    assert rpe_ops.available_backends("cuda:0")["torch"] is None
+    assert rpe_ops.available_backends("cuda:0")["cpu"] is not None
+    if not torch.cuda.is_available():
+        assert rpe_ops.available_backends() == expected
+
+
+def test_an_explicit_backend_serves_forward_and_backward(backend, served):
+    leaf = ROWS.clone().requires_grad_()
+    moved = rpe_ops.mean_shift(leaf, kappa=9.0, num_steps=2, backend=backend)
+    rpe_ops.pairwise_loss(moved, LABEL, backend=backend).backward()
+    rpe_ops.connected_components(ROWS, threshold=0.9, backend=backend)
+    assert set(served) == {backend}
+
+
+def test_auto_serves_and_never_with_the_reference(served):
+    leaf = ROWS.clone().requires_grad_()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        moved = rpe_ops.mean_shift(leaf, kappa=9.0)
+        rpe_ops.pairwise_loss(moved, LABEL).backward()
+        rpe_ops.connected_components(ROWS, threshold=0.9)
+    assert len(set(served)) == 1 and served[0] in ("cpu", "torch")
+
+
+def test_a_failed_build_warns_once_and_the_next_backend_serves(monkeypatch, forgetful, served):
+    def fail() -> None:
+        raise RuntimeError("kernel.cpp:7: error: expected ';'. Install a C++17 compiler")
+
+    broken = SimpleNamespace(unavailable_reason=lambda device_type: None, prepare=fail)
+    monkeypatch.setitem(sys.modules, "broken_backend", broken)
+    monkeypatch.setitem(dispatch.BACKENDS, "cpu", "broken_backend")
+    with pytest.warns(RuntimeWarning, match="expected ';'. Install a C[+][+]17 compiler") as caught:
+        first = rpe_ops.pairwise_loss(ROWS, LABEL)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        second = rpe_ops.pairwise_loss(ROWS, LABEL)
+        rpe_ops.mean_shift(ROWS, kappa=9.0)
+    assert set(served) == {"torch"} and torch.equal(first, second)
+    with pytest.raises(RuntimeError, match="expected ';'"):
+        rpe_ops.pairwise_loss(ROWS, LABEL, backend="cpu")
+
+
+def test_adding_a_backend_is_one_line(monkeypatch, forgetful, served):
+    monkeypatch.setitem(dispatch.BACKENDS, "another", "rpe_ops.backends.blocked")
+    assert rpe_ops.available_backends("cpu")["another"] is None
+    rpe_ops.pairwise_loss(ROWS, LABEL, backend="another")
+    assert served == ["another"]
+
+
+def test_importing_is_silent_builds_nothing_and_needs_nothing(tmp_path):
+    code = """
+import sys, rpe_ops, json
+loaded = [name for name in ("triton", "scipy", "sklearn", "matplotlib", "rpe") if name in sys.modules]
+print(json.dumps([loaded, rpe_ops.available_backends("cpu")["torch"]]), file=sys.stderr)
+"""
+    result = run_python(code, RPE_OPS_CACHE_DIR=str(tmp_path / "cache"), PATH="", CC="", CXX="")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == ""
+    assert json.loads(result.stderr) == [[], None]
+    assert not (tmp_path / "cache").exists() or not any((tmp_path / "cache").iterdir())
+
+
+def test_without_a_compiler_torch_serves_with_one_warning(tmp_path):
+    code = """
+import warnings, torch, rpe_ops
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(2):
+        leaf = torch.randn(9, 3, requires_grad=True)
+        rpe_ops.pairwise_loss(rpe_ops.mean_shift(leaf, kappa=9.0), torch.arange(9) % 2).backward()
+messages = [str(w.message) for w in caught if "rpe_ops" in str(w.message)]
+assert len(messages) == 1, messages
+assert rpe_ops.available_backends("cpu")["cpu"] is not None
+try:
+    rpe_ops.pairwise_loss(leaf, torch.arange(9), backend="cpu")
+except RuntimeError as error:
+    assert "compiler" in str(error), error
+else:
+    raise SystemExit("backend cpu ran without a compiler")
+"""
+    result = run_python(code, RPE_OPS_CACHE_DIR=str(tmp_path / "cache"), PATH=str(tmp_path), CC="", CXX="")
+    if "backend cpu ran without a compiler" in result.stderr or "AssertionError: []" in result.stderr:
+        pytest.skip("the native library comes built with this installation")
+    assert result.returncode == 0, result.stderr
+
+
+def test_show_config_is_what_a_bug_report_needs():
+    text = str(rpe_ops.show_config())
+    for word in (rpe_ops.__version__, torch.__version__, *NAMES, "compiler", "thread", "cache", "CUDA"):
+        assert word.lower() in text.lower(), f"{word!r} is not in:\n{text}"
+
+
+def test_the_public_names_are_those_of_the_contract():
+    public = {
+        "pairwise_loss",
+        "mean_shift",
+        "connected_components",
+        "kappa_from_margin",
+        "suggest_margin",
+        "available_backends",
+        "show_config",
+        "nn",
+    }
+    assert public <= set(rpe_ops.__all__)
+    assert all(hasattr(rpe_ops, name) for name in rpe_ops.__all__)
