@@ -8,6 +8,7 @@ provider. Out of memory, absent and wrong are values with reasons, never silence
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -126,10 +127,11 @@ def _checked_row(case: Case, provider: Provider, expected: Result) -> Row:
         row.status, row.reason = "out of memory", str(error).splitlines()[0]
         return row
     row.peak_mib = peak
-    row.error = max(relative_error(one, other) for one, other in zip(result, expected, strict=True))
-    if not row.error <= TOLERANCE[case.dtype]:
+    errors = [relative_error(one, other) for one, other in zip(result, expected, strict=True)]
+    row.error = max(errors) if all(map(math.isfinite, errors)) else None
+    if row.error is None or row.error > TOLERANCE[case.dtype]:
         row.status = "wrong"
-        row.reason = f"relative error {row.error:.1e} against float64, allowed {TOLERANCE[case.dtype]:.0e}"
+        row.reason = f"relative errors {errors} against float64, allowed {TOLERANCE[case.dtype]:.0e}"
     return row
 
 
