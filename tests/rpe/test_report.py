@@ -173,8 +173,10 @@ class TestReport:
     @staticmethod
     def metrics() -> dict:
         evaluator = Evaluator(proposals=[10])
-        for sample in open_dataset("synthetic:num_images=2,size=32"):
-            evaluator.add(sample.name, "shapes", sample.size, sample.label.roll(1, 0), None, sample.label)
+        for sample, kind in zip(
+            open_dataset("synthetic:num_images=2,size=32"), ("discs", "<boxes>"), strict=True
+        ):
+            evaluator.add(sample.name, kind, sample.size, sample.label.roll(1, 0), None, sample.label)
         return evaluator.result()
 
     def test_page_needs_nothing_else(self, tmp_path: Path) -> None:
@@ -190,7 +192,15 @@ class TestReport:
             assert Image.open(io.BytesIO(picture)).convert("RGB").size[0] > 0
         for words in ("A &lt;title&gt;", "&lt;first&gt; &amp; only", "embedding, t = 1", "ground truth"):
             assert words in text
-        for words in ("shapes", "model.dim", "AP at IoU 0.5", "10 proposals", "a caption", "train-00001"):
+        for words in (
+            "discs",
+            "&lt;boxes&gt;",
+            "model.dim",
+            "AP at IoU 0.5",
+            "10 proposals",
+            "a caption",
+            "train-00001",
+        ):
             assert words in text
         facts = json.loads(beside.read_text(encoding="utf-8"))
         assert beside == page.with_suffix(".json") and facts["title"] == "A <title>"

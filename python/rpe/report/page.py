@@ -170,7 +170,8 @@ def _details_of(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for name, result in results.items():
         groups = group_table(result)
         if groups:
-            parts.append(_section(f"By kind and size{': ' + name if name else ''}", groups))
+            heading = f"By kind and size{': ' + name if name else ''}"
+            parts.append(_section(heading, groups) if len(results) == 1 else _fold(heading, groups))
     curves = threshold_table(results) + recall_table(results)
     if curves:
         parts.append(_fold("Average precision by IoU, average recall by number of proposals", curves))

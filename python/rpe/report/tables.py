@@ -63,10 +63,11 @@ def summary_table(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def group_table(result: Mapping[str, Any]) -> str:
-    """One row per kind, size group and shape; empty where there are no groups."""
+    """One row per kind, size group and shape; empty where no grouping parts the images."""
     rows = []
     for grouping, title in _GROUPINGS.items():
-        for name, group in result.get(grouping, {}).items():
+        groups = result.get(grouping, {})
+        for name, group in groups.items() if len(groups) > 1 else ():
             numbers = (number(group.get(key)) for key in (*_COUNTS, *SUMMARY))
             rows.append([f"<span class=quiet>{title}</span> {escape(name)}", *numbers])
     tips = dict(SUMMARY.values())
