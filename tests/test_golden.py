@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 import rpe_ops
 
 FILE = "main001_instSeg_v1_absEucMM_visualization_epoch-31.results.mat"
 KAPPA = 25.0
-# Their code adds 1e-5 to each norm and stores single precision; what is left after it on unit vectors.
+# What single precision and the 1e-5 that their code adds to each norm leave. Their rows are taken as they are
+# (normalize=False), and only directions are compared, because those 1e-5 make their rows a little too short.
 THEIR_ROUNDING = 3e-5
 IMAGES = (1, 7, 19)  # image 0 is nearly blank and proves nothing
 
@@ -41,17 +43,22 @@ def instances(results: dict) -> Tensor:
     return mask[..., 0]
 
 
+def step_error(loops: list[Tensor], first: int, image: int, **options) -> float:
+    """How far the moved rows of loop `first` are from the directions of a later loop, `num_steps` further on."""
+    moved = rpe_ops.mean_shift(loops[first][image].float(), kappa=KAPPA, normalize=False, **options)
+    later = loops[first + options.get("num_steps", 1)][image]
+    return float((moved.double() - normalize(later, dim=1)).abs().max())
+
+
 @pytest.mark.parametrize("image", IMAGES)
 def test_each_loop_leads_to_the_next(backend, loops, image):
-    for before, after in zip(loops[:-1], loops[1:], strict=True):
-        moved = rpe_ops.mean_shift(before[image].float(), kappa=KAPPA, backend=backend)
-        assert float((moved.double() - after[image]).abs().max()) < THEIR_ROUNDING
+    for first in range(4):
+        assert step_error(loops, first, image, backend=backend) < THEIR_ROUNDING
 
 
-def test_five_loops_at_once(backend, loops):
-    last = rpe_ops.mean_shift(loops[0][IMAGES[0]].float(), kappa=KAPPA, num_steps=4, backend=backend)
-    # a step on converging points does not amplify what the steps before it left over by more than their number
-    assert float((last.double() - loops[-1][IMAGES[0]]).abs().max()) < 4 * THEIR_ROUNDING
+def test_four_loops_at_once(backend, loops):
+    # what four steps left over, added up
+    assert step_error(loops, 0, IMAGES[0], num_steps=4, backend=backend) < 4 * THEIR_ROUNDING
 
 
 def test_bandwidth_is_the_inverse_root_of_kappa(loops):
@@ -67,7 +74,8 @@ def test_another_kappa_is_not_theirs(loops):
 def test_components_of_the_last_loop_are_the_instances(backend, loops, instances):
     metrics = pytest.importorskip("sklearn.metrics")
     scores = []
-    chosen = range(1, loops[-1].shape[0]) if backend != "reference" else IMAGES
+    # every image where it is cheap
+    chosen = range(1, loops[-1].shape[0]) if backend == "cpu" else IMAGES
     for image in chosen:
         label = rpe_ops.connected_components(loops[-1][image].float(), threshold=0.9, backend=backend)
         scores.append(metrics.adjusted_rand_score(instances[image].numpy(), label.numpy()))
