@@ -19,7 +19,7 @@ from .errors import UserError
 
 app = App(name="rpe", help="Recurrent pixel embedding: train, evaluate and use instance segmentation models.")
 
-Settings = Annotated[Config, Parameter(name="*")]
+Settings = Annotated[Config, Parameter(name="*", consume_multiple=True)]
 _DEFAULTS = Config()
 
 
@@ -148,7 +148,7 @@ def main() -> None:
     """Entry point: run the command; a user's mistake is printed without a traceback and exits with 1."""
     console = Console(stderr=True)
     try:
-        app()
+        app(sys.argv[1:])
     except (UserError, ValueError, OSError) as error:
         console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
         sys.exit(1)

@@ -120,7 +120,7 @@ class DecodeConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainingConfig:
     """The training loop."""
 
     steps: int = 1000
@@ -164,4 +164,4 @@ class Config:
     grouping: GroupingConfig = field(default_factory=GroupingConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from .config import (
     GroupingConfig,
     ModelConfig,
     ObjectiveConfig,
-    TrainConfig,
+    TrainingConfig,
 )
 from .data import Dataset, open_dataset
 from .evaluate import evaluate, pictures, training_curves
+from .metrics import label_map_ap
 from .predict import Predictor, load
 from .report import embedding_to_rgb, image_to_rgb, label_to_rgb, write_report
 from .settings import to_mapping
@@ -35,7 +37,7 @@ STEPS = (0, 1, 3, 5)
 """Numbers of mean-shift steps that are compared."""
 _THRESHOLDS = (0.7, 0.8, 0.9, 0.95, 0.98)
 _DATA = "synthetic:num_images={number},size=64,instances=8"
-_TRAIN_IMAGES, _TEST_IMAGES = 256, 64
+_TRAIN_IMAGES, _VALIDATION_IMAGES, _TEST_IMAGES = 256, 32, 64
 
 
 def demo_config(out: Path, steps: int) -> Config:
@@ -47,7 +49,7 @@ def demo_config(out: Path, steps: int) -> Config:
         grouping=GroupingConfig(num_steps=3),
         objective=ObjectiveConfig(window=0),
         decode=DecodeConfig(min_size=12),
-        train=TrainConfig(steps=steps, batch_size=8, log_every=10, checkpoint_every=max(1, steps // 3)),
+        training=TrainingConfig(steps=steps, batch_size=8, log_every=10, checkpoint_every=max(1, steps // 3)),
     )
 
 
@@ -66,12 +68,9 @@ def run_demo(out: Path, *, steps: int, console: Console) -> dict[str, Any]:
     config = demo_config(out, steps)
     console.print(f"training on {_TRAIN_IMAGES} generated images", highlight=False)
     predictor = load(train(config))
-    images = _DATA.format(number=_TEST_IMAGES)
-    validation, test = open_dataset(images, "val"), open_dataset(images, "test")
-    results, chosen = {}, {}
-    for num_steps in STEPS:
-        chosen[num_steps] = best_threshold(predictor, validation, num_steps)
-        results[f"T = {num_steps}"] = evaluate(chosen[num_steps], test, console=console)
+    chosen = choose_thresholds(predictor, open_dataset(_DATA.format(number=_VALIDATION_IMAGES), "val"))
+    test = open_dataset(_DATA.format(number=_TEST_IMAGES), "test")
+    results = {f"T = {steps}": evaluate(best, test, console=console) for steps, best in chosen.items()}
     console.print(_table(results, chosen))
     best = chosen[max(STEPS)]
     shown = pictures(best, test, results[f"T = {max(STEPS)}"])
@@ -88,18 +87,21 @@ def run_demo(out: Path, *, steps: int, console: Console) -> dict[str, Any]:
     return results
 
 
-def best_threshold(predictor: Predictor, dataset: Dataset, num_steps: int) -> Predictor:
-    """The predictor with `num_steps` and the threshold that serves it best on a data set."""
-
-    def score(candidate: Predictor) -> float:
-        return float(evaluate(candidate, dataset, proposals=False)["overall"]["ap_mean"])
-
-    decode = replace(predictor.config.decode, num_steps=num_steps)
-    candidates = [
-        Predictor(predictor.model, replace(predictor.config, decode=replace(decode, threshold=threshold)))
-        for threshold in _THRESHOLDS
-    ]
-    return max(candidates, key=score)
+def choose_thresholds(predictor: Predictor, dataset: Dataset) -> dict[int, Predictor]:
+    """For every number of steps, the predictor with the threshold that gives the best mean AP on a data set."""
+    score: dict[tuple[int, float], float] = dict.fromkeys(product(STEPS, _THRESHOLDS), 0.0)
+    for sample in dataset:
+        output = predictor.embed(sample.image)
+        for num_steps, threshold in score:
+            rules = replace(predictor.config.decode, num_steps=num_steps, threshold=threshold)
+            labels = predictor.decode(output, sample.size, rules).labels
+            score[num_steps, threshold] += float(label_map_ap(labels, sample.label).mean())
+    chosen = {}
+    for num_steps in STEPS:
+        threshold = max(_THRESHOLDS, key=lambda value: score[num_steps, value])
+        rules = replace(predictor.config.decode, num_steps=num_steps, threshold=threshold)
+        chosen[num_steps] = Predictor(predictor.model, replace(predictor.config, decode=rules))
+    return chosen
 
 
 def _table(results: dict[str, Any], chosen: dict[int, Predictor]) -> Table:

@@ -73,10 +73,12 @@ class Predictor:
             UserError: the array is not an image.
         """
         tensor = as_image(image)
-        output = self.embed(tensor)
+        return self.decode(self.embed(tensor), (tensor.shape[1], tensor.shape[2]), self._rules(num_steps))
+
+    def decode(self, output: Output, size: tuple[int, int], rules: DecodeConfig) -> Prediction:
+        """Objects from the network output of one image of `size` (H, W)."""
         foreground = None if output.foreground is None else output.foreground[0]
-        size = (tensor.shape[1], tensor.shape[2])
-        result = decode(output.embedding[0], foreground, size, self.model.grouping, self._rules(num_steps))
+        result = decode(output.embedding[0], foreground, size, self.model.grouping, rules)
         return Prediction(result.labels, result.scores, output.embedding[0].cpu().numpy())
 
     def trajectory(self, image: Tensor, *, num_steps: int | None = None) -> list[NDArray[np.float32]]:

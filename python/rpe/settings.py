@@ -54,7 +54,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
 
 
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
-    """Read a config file and put dotted `overrides` (`{"train.steps": 10}`) on top."""
+    """Read a config file and put dotted `overrides` (`{"training.steps": 10}`) on top."""
     mapping = read_mapping(path)
     for key, value in (overrides or {}).items():
         group = mapping
@@ -101,7 +101,7 @@ def to_mapping(config: Config) -> dict[str, Any]:
 
 
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"train": {"steps": 1}}` to `{"train.steps": 1}`."""
+    """`{"training": {"steps": 1}}` to `{"training.steps": 1}`."""
     flat: dict[str, Any] = {}
     for key, value in mapping.items():
         if isinstance(value, Mapping):
@@ -112,7 +112,7 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def nearest(key: str) -> str:
-    """`; did you mean 'train.steps'?`, comparing whole dotted keys and last parts; all groups where nothing
+    """`; did you mean 'training.steps'?`, comparing whole dotted keys and last parts; all groups where nothing
     is near.
     """
     known = list(_keys(Config))

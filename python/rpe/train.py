@@ -37,10 +37,10 @@ _FREE_KEYS = (
     "output",
     "data.root",
     "data.test_split",
-    "train.threads",
-    "train.workers",
-    "train.log_every",
-    "train.checkpoint_every",
+    "training.threads",
+    "training.workers",
+    "training.log_every",
+    "training.checkpoint_every",
 )
 """Settings that may differ between the parts of a resumed run: they do not change the weights."""
 
@@ -74,19 +74,19 @@ def train(config: Config, *, resume: bool = False) -> Path:
     """
     output = Path(config.output)
     state = _previous_state(output / CHECKPOINT, config, resume)
-    if config.train.threads > 0:
-        torch.set_num_threads(config.train.threads)
+    if config.training.threads > 0:
+        torch.set_num_threads(config.training.threads)
     torch.set_flush_denormal(True)
     accelerator = Accelerator(
-        mixed_precision=config.train.precision,
-        gradient_accumulation_steps=config.train.accumulate,
+        mixed_precision=config.training.precision,
+        gradient_accumulation_steps=config.training.accumulate,
         log_with="tensorboard",
         project_dir=str(output),
     )
     set_seed(config.seed)
     step_module = TrainingStep(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(
-        step_module.parameters(), lr=config.train.learning_rate, weight_decay=config.train.weight_decay
+        step_module.parameters(), lr=config.training.learning_rate, weight_decay=config.training.weight_decay
     )
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, config))
     start = 0
@@ -102,17 +102,17 @@ def train(config: Config, *, resume: bool = False) -> Path:
         set_random_state(state["training"]["random"][accelerator.process_index])
     batches = iter(loader)
     step_module.train()
-    with TrainingProgress(config.train.steps, start, show=accelerator.is_main_process) as progress:
-        for step in range(start, config.train.steps):
+    with TrainingProgress(config.training.steps, start, show=accelerator.is_main_process) as progress:
+        for step in range(start, config.training.steps):
             losses = _one_step(accelerator, step_module, optimizer, batches, config, step)
             scheduler.step()
             done = step + 1
-            if done % config.train.log_every == 0 or done == config.train.steps:
+            if done % config.training.log_every == 0 or done == config.training.steps:
                 values = _scalars(losses, scheduler.get_last_lr()[0])
                 accelerator.log(values, step=done)
                 progress.report(done, values)
             progress.advance()
-            if done % config.train.checkpoint_every == 0 or done == config.train.steps:
+            if done % config.training.checkpoint_every == 0 or done == config.training.steps:
                 _save(accelerator, step_module, optimizer, scheduler, config, done)
     accelerator.end_training()
     return output / MODEL
@@ -120,7 +120,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
 
 def one_cycle(step: int, config: Config) -> float:
     """Factor of the learning rate at a step: linear warm-up, then a cosine to zero."""
-    settings = config.train
+    settings = config.training
     warm = max(1, round(settings.warmup * settings.steps))
     if step < warm:
         return (step + 1) / warm
@@ -137,14 +137,14 @@ def _one_step(
 ) -> Losses:
     """One optimiser step over `accumulate` batches; the losses are those of the last batch."""
     generator = sample_generator(config.seed, 1 + accelerator.process_index, step)
-    for _ in range(config.train.accumulate):
+    for _ in range(config.training.accumulate):
         batch = next(batches)
         image = batch["image"].contiguous(memory_format=torch.channels_last)
         with accelerator.accumulate(step_module):
             losses: Losses = step_module(image, batch["label"], generator)
             accelerator.backward(losses.total)
-            if config.train.clip > 0 and accelerator.sync_gradients:
-                accelerator.clip_grad_norm_(step_module.parameters(), config.train.clip)
+            if config.training.clip > 0 and accelerator.sync_gradients:
+                accelerator.clip_grad_norm_(step_module.parameters(), config.training.clip)
             optimizer.step()
             optimizer.zero_grad()
     return losses
@@ -152,7 +152,7 @@ def _one_step(
 
 def _loader(config: Config, start: int, num_processes: int) -> torch.utils.data.DataLoader[dict[str, Tensor]]:
     """Views from `start` to the last step, in order."""
-    settings = config.train
+    settings = config.training
     per_step = settings.batch_size * settings.accumulate * num_processes
     samples = open_dataset(config.data.root, config.data.train_split or None)
     views = TrainingViews(
@@ -190,7 +190,7 @@ def _save(
     }
     output = Path(config.output)
     save_checkpoint(output / CHECKPOINT, config, weights, training)
-    if step == config.train.steps:
+    if step == config.training.steps:
         save_checkpoint(output / MODEL, config, weights)
 
 

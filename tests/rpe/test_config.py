@@ -16,16 +16,18 @@ def write(folder: Path, text: str, name: str = "a.toml") -> Path:
 
 
 def test_toml_and_yaml_give_the_same_config(tmp_path: Path) -> None:
-    toml = write(tmp_path, "seed = 3\n[model]\nchannels = [8, 16]\n[train]\nlearning_rate = 1\n")
-    yaml = write(tmp_path, "seed: 3\nmodel: {channels: [8, 16]}\ntrain: {learning_rate: 1}\n", "a.yaml")
+    toml = write(tmp_path, "seed = 3\n[model]\nchannels = [8, 16]\n[training]\nlearning_rate = 1\n")
+    yaml = write(tmp_path, "seed: 3\nmodel: {channels: [8, 16]}\ntraining: {learning_rate: 1}\n", "a.yaml")
     config = load_config(toml)
     assert config == load_config(yaml)
-    assert config.model.channels == (8, 16) and config.train.learning_rate == 1.0 and config.seed == 3
+    assert config.model.channels == (8, 16) and config.training.learning_rate == 1.0 and config.seed == 3
 
 
 def test_overrides_win(tmp_path: Path) -> None:
-    config = load_config(write(tmp_path, "[train]\nsteps = 5\n"), {"train.steps": 7, "grouping.kappa": 12})
-    assert config.train.steps == 7 and config.grouping.kappa == 12.0
+    config = load_config(
+        write(tmp_path, "[training]\nsteps = 5\n"), {"training.steps": 7, "grouping.kappa": 12}
+    )
+    assert config.training.steps == 7 and config.grouping.kappa == 12.0
 
 
 def test_a_config_survives_its_plain_mapping() -> None:
@@ -37,17 +39,17 @@ def test_a_config_survives_its_plain_mapping() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[train]\nstep = 5\n", ["a.toml", "'train.step'", "did you mean 'train.steps'"]),
-        ("learning_rate = 1.0\n", ["'learning_rate'", "did you mean 'train.learning_rate'"]),
+        ("[training]\nstep = 5\n", ["a.toml", "'training.step'", "did you mean 'training.steps'"]),
+        ("learning_rate = 1.0\n", ["'learning_rate'", "did you mean 'training.learning_rate'"]),
         ("[modle]\ndim = 3\n", ["'modle'", "did you mean 'model'"]),
         ("qqqq = 3\n", ["'qqqq'", "expected one of"]),
-        ("[train]\nsteps = 'many'\n", ["train.steps must be of type int, got 'many'"]),
-        ("[train]\nsteps = true\n", ["train.steps must be of type int, got True"]),
+        ("[training]\nsteps = 'many'\n", ["training.steps must be of type int, got 'many'"]),
+        ("[training]\nsteps = true\n", ["training.steps must be of type int, got True"]),
         ("[model]\nnorm = 'batchs'\n", ["model.norm must be one of", "did you mean 'batch'"]),
         ("[data]\nscale = [1.0]\n", ["data.scale must have 2 entries"]),
         ("[data]\nscale = 2.0\n", ["data.scale must be a list"]),
-        ("train = 3\n", ["train must be a table"]),
-        ("[train\n", ["cannot be read as TOML"]),
+        ("training = 3\n", ["training must be a table"]),
+        ("[training\n", ["cannot be read as TOML"]),
     ],
 )
 def test_mistakes_name_the_key_and_the_remedy(tmp_path: Path, text: str, words: list[str]) -> None:

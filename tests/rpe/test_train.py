@@ -19,7 +19,7 @@ import torch
 
 import rpe
 from rpe.checkpoint import FORMAT, KIND, random_state, read_checkpoint, save_checkpoint, set_random_state
-from rpe.config import Config, DataConfig, GroupingConfig, ModelConfig, ObjectiveConfig, TrainConfig
+from rpe.config import Config, DataConfig, GroupingConfig, ModelConfig, ObjectiveConfig, TrainingConfig
 from rpe.errors import UserError
 from rpe.settings import to_mapping
 from rpe.train import CHECKPOINT, MODEL, TrainingStep, one_cycle, train
@@ -33,7 +33,7 @@ TINY = Config(
     model=ModelConfig(channels=(8, 8), dim=4, position_periods=(16.0,)),
     grouping=GroupingConfig(num_steps=2, learn_kappa=True),
     objective=ObjectiveConfig(window=8, max_points=40),
-    train=TrainConfig(steps=12, batch_size=2, accumulate=2, log_every=4, checkpoint_every=3, threads=1),
+    training=TrainingConfig(steps=12, batch_size=2, accumulate=2, log_every=4, checkpoint_every=3, threads=1),
 )
 
 
@@ -78,7 +78,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, undisturbed: P
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     step = read_checkpoint(tmp_path / CHECKPOINT)["training"]["step"]
-    assert 0 < step < TINY.train.steps, "killed too late to show anything"
+    assert 0 < step < TINY.training.steps, "killed too late to show anything"
     assert run_in_process(config, resume=True).wait(timeout=300) == 0
     assert_equal_weights(weights(tmp_path), weights(undisturbed))
 
@@ -93,7 +93,7 @@ def test_resuming_a_finished_or_an_unborn_run(tmp_path: Path, undisturbed: Path)
 
 
 def test_views_do_not_depend_on_workers(tmp_path: Path, undisturbed: Path) -> None:
-    train(replace(TINY, output=str(tmp_path), train=replace(TINY.train, workers=1)))
+    train(replace(TINY, output=str(tmp_path), training=replace(TINY.training, workers=1)))
     assert_equal_weights(weights(tmp_path), weights(undisturbed))
 
 
@@ -122,7 +122,9 @@ def test_checkpoint_is_plain_and_tells_its_origin(undisturbed: Path) -> None:
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
     config = replace(
-        TINY, output=str(tmp_path), train=replace(TINY.train, steps=40, accumulate=1, learning_rate=0.01)
+        TINY,
+        output=str(tmp_path),
+        training=replace(TINY.training, steps=40, accumulate=1, learning_rate=0.01),
     )
 
     def loss(module: TrainingStep) -> float:
@@ -143,7 +145,7 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
 
 
 def test_one_cycle_rises_then_falls_to_zero() -> None:
-    config = Config(train=TrainConfig(steps=100, warmup=0.1))
+    config = Config(training=TrainingConfig(steps=100, warmup=0.1))
     rates = [one_cycle(step, config) for step in range(101)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == 1.0 and rates[100] == pytest.approx(0.0)
     assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)

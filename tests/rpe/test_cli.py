@@ -1,0 +1,161 @@
+"""The command line end to end on a tiny synthetic run, and its answers to mistakes: one message, no traceback."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rpe import cli
+
+Capture: TypeAlias = "pytest.CaptureFixture[str]"
+
+CONFIG = """
+[data]
+root = "synthetic:num_images=4,size=32,instances=3"
+crop = 32
+[model]
+channels = [8, 8]
+dim = 4
+[objective]
+window = 0
+[training]
+steps = 50
+batch_size = 2
+log_every = 2
+"""
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of `rpe train` in a process of its own, with overrides on the command line."""
+    folder = tmp_path_factory.mktemp("run")
+    config = folder / "tiny.toml"
+    config.write_text(CONFIG)
+    arguments = ["--training.steps", "4", "--model.channels", "8", "16", "--output", str(folder / "out")]
+    process = subprocess.run(
+        [sys.executable, "-m", "rpe.cli", "train", str(config), *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        timeout=300,
+    )
+    assert process.returncode == 0, process.stderr
+    assert "step 4/4" in process.stdout and "AP@0.5" in process.stdout
+    return folder / "out"
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Exit status of `rpe ARGUMENTS`."""
+    monkeypatch.setattr(sys, "argv", ["rpe", *arguments])
+    monkeypatch.setenv("COLUMNS", "500")
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def test_train_leaves_weights_numbers_and_a_report(run_folder: Path) -> None:
+    import rpe
+
+    config = rpe.load(run_folder / "model.pt").config
+    assert config.model.channels == (8, 16) and config.training.steps == 4 and config.model.dim == 4
+    facts = json.loads((run_folder / "evaluation.json").read_text())
+    assert facts["metrics"]["overall"]["images"] == 4
+    assert facts["metrics"]["by_shape"]["32x32"]["images"] == 4
+    assert facts["curves"]["total"]["steps"] == [2, 4]
+    page = (run_folder / "evaluation.html").read_text()
+    assert "data:image/png;base64," in page and "http" not in page.split("</style>")[-1].replace("xmlns", "")
+
+
+def test_evaluate(run_folder: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = "synthetic:num_images=2,size=32,instances=3"
+    arguments = ("--data", data, "--split", "val", "--out", str(tmp_path))
+    assert call(monkeypatch, "evaluate", str(run_folder / "model.pt"), *arguments) == 0
+    assert "AP@0.5" in capsys.readouterr().out
+    assert (tmp_path / "evaluation.html").exists() and (tmp_path / "evaluation.json").exists()
+
+
+def test_predict(run_folder: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        Image.fromarray(np.arange(1800, dtype=np.uint8).reshape(20, 30, 3)).save(tmp_path / f"{name}.png")
+    images = [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    checkpoint = str(run_folder / "checkpoint.pt")
+    assert call(monkeypatch, "predict", checkpoint, *images, "--out", str(tmp_path / "out")) == 0
+    assert capsys.readouterr().out.count("objects ->") == 2
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == sorted(
+        f"{name}.{role}"
+        for name in "ab"
+        for role in ("labels.png", "overlay.png", "embedding.png", "objects.json")
+    )
+
+
+def test_info_and_check_data(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert call(monkeypatch, "info") == 0
+    out = capsys.readouterr().out
+    assert "unet" in out and "dsb2018" in out and "torch" in out
+    assert call(monkeypatch, "check-data", "synthetic:num_images=2,size=16") == 0
+
+
+def test_demo_in_small(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rpe import demo
+
+    for name in ("_TRAIN_IMAGES", "_VALIDATION_IMAGES", "_TEST_IMAGES"):
+        monkeypatch.setattr(demo, name, 4)
+    for _ in range(2):
+        assert call(monkeypatch, "demo", "--out", str(tmp_path), "--steps", "3") == 0
+    assert "threshold" in capsys.readouterr().out
+    facts = json.loads((tmp_path / "demo.json").read_text())
+    assert list(facts["metrics"]) == ["T = 0", "T = 1", "T = 3", "T = 5"]
+    assert len(list(tmp_path.glob("test-*.png"))) >= 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "none.toml"], ["none.toml", "no such config file"]),
+        (["train", "CONFIG", "--training.step", "3"], ["--training.step", "Did you mean --training.steps"]),
+        (["train", "CONFIG", "--model.norm", "layer"], ["layer", "batch"]),
+        (["train", "CONFIG", "--data.root", "dsb2019:x"], ["dsb2018"]),
+        (["train", "CONFIG", "--data.root", "dsb2018:/nowhere"], ["/nowhere"]),
+        (["train", "WRONG"], ["wrong.toml", "unknown key 'training.step'", "did you mean 'training.steps'"]),
+        (["evaluate", "none.pt", "--data", "synthetic:"], ["none.pt", "no such checkpoint"]),
+        (["evaluate", "CONFIG", "--data", "synthetic:"], ["tiny.toml", "not a checkpoint"]),
+        (["predict", "MODEL", "none.png", "--out", "OUT"], ["none.png"]),
+        (["predict", "MODEL", "CONFIG", "--out", "OUT"], ["tiny.toml"]),
+        (["predict", "MODEL", "--out", "OUT"], ["no image given"]),
+        (["check-data", "what:ever"], ["what:ever"]),
+        (["trian"], ["trian", "train"]),
+    ],
+)
+def test_mistakes_are_told_without_a_traceback(
+    arguments: list[str],
+    words: list[str],
+    run_folder: Path,
+    tmp_path: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config, wrong = tmp_path / "tiny.toml", tmp_path / "wrong.toml"
+    config.write_text(CONFIG)
+    wrong.write_text("[training]\nstep = 3\n")
+    names = {
+        "CONFIG": str(config),
+        "WRONG": str(wrong),
+        "MODEL": str(run_folder / "model.pt"),
+        "OUT": str(tmp_path / "out"),
+    }
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, *(names.get(word, word) for word in arguments)) != 0
+    captured = capsys.readouterr()
+    told = captured.err + captured.out
+    assert "Traceback" not in told
+    for word in words:
+        assert word in told
