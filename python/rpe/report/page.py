@@ -188,8 +188,8 @@ def _legend() -> str:
     )
     return (
         f"<p class=legend>Mistakes: {swatches}</p><p class=quiet>Predicted instances have the colour of the "
-        "true instance they match (IoU 0.1 or more). The loops of one image share their embedding colours (principal components as "
-        "red, green, blue); black pixels took no part. Click a picture to enlarge it.</p>"
+        "true instance they match (IoU 0.1 or more). The loops of one image share their embedding colours "
+        "(principal components as red, green, blue); black pixels took no part. Click a picture to enlarge it.</p>"
     )
 
 
