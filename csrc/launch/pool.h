@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <iterator>
@@ -77,8 +78,16 @@ class OrderedPairs {
     int64_t row, column;  // earlier pairs of the same block
   };
 
+  // Waits are rare and short while every thread has a core; a thread that has none must not be starved by its waiters.
   static void wait_for(const std::atomic<int64_t>& done, int64_t turn) {
-    while (done.load(std::memory_order_acquire) != turn) std::this_thread::yield();
+    constexpr int kYields = 32;
+    for (int attempt = 0; done.load(std::memory_order_acquire) != turn; ++attempt) {
+      if (attempt < kYields) {
+        std::this_thread::yield();
+      } else {
+        std::this_thread::sleep_for(std::chrono::microseconds(20));
+      }
+    }
   }
 
   TaskPool& pool_;
