@@ -1,45 +1,29 @@
 """From `backend="auto"` to one backend, or an error that lists every backend's reason.
 
-It knows the environment's limits (devices, compilers, packages) and nothing of the user's arguments. Adding a backend
-is one line in `BACKENDS`. It never touches a tensor.
+It knows the environment's limits (devices, compilers, packages) and nothing of the user's arguments. The
+registry of backends is `rpe_ops/backends/__init__.py`. It never touches a tensor.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib
 import warnings
-from types import ModuleType
 
 import torch
 
-# Public name -> package. A value of None is a name the contract reserves and this version does not have.
-BACKENDS: dict[str, str | None] = {
-    "reference": "rpe_ops.backends.reference",
-    "torch": "rpe_ops.backends.blocked",
-    "cpu": "rpe_ops.backends.native",
-    "triton": None,
-    "cuda": None,
-}
+from rpe_ops import backends
+from rpe_ops.backends import BACKENDS
 
 # What "auto" tries, fastest first. Anything else than these devices is served by "torch".
 PREFERENCE: dict[str, tuple[str, ...]] = {"cpu": ("cpu", "torch"), "cuda": ("torch",)}
 
 
-def operator_module(backend: str, operator: str) -> ModuleType:
-    """The module `backends/<b>/<operator>.py` of a resolved backend."""
-    package = BACKENDS[backend]
-    if package is None:
-        raise RuntimeError(f"rpe_ops: backend {backend!r} does not exist in this version")
-    return importlib.import_module(f"{package}.{operator}")
-
-
 def unavailable_reason(backend: str, device_type: str) -> str | None:
     """None where `backend` can serve tensors on `device_type`, else the reason in one sentence. Builds nothing."""
-    package = BACKENDS[backend]
+    package = backends.package(backend)
     if package is None:
         return "not in this version of rpe_ops"
-    reason: str | None = importlib.import_module(package).unavailable_reason(device_type)
+    reason: str | None = package.unavailable_reason(device_type)
     return reason
 
 
@@ -99,7 +83,7 @@ def _obstacle(backend: str, device_type: str) -> str | None:
     reason = unavailable_reason(backend, device_type)
     if reason is not None:
         return reason
-    prepare = getattr(importlib.import_module(str(BACKENDS[backend])), "prepare", None)
+    prepare = getattr(backends.package(backend), "prepare", None)
     if prepare is not None:
         try:
             prepare()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rpe_ops.autograd.common import image_of_rows
+from rpe_ops.backends.images import image_of_rows
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import rpe_ops
-from rpe_ops import dispatch
+from rpe_ops import backends, dispatch
 
 NAMES = ["reference", "torch", "cpu", "triton", "cuda"]
 ROWS = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
@@ -34,13 +34,13 @@ def forgetful(monkeypatch):
 def served(monkeypatch) -> list[str]:
     """The names of the backends that served operator calls, in order."""
     names: list[str] = []
-    original = dispatch.operator_module
+    original = backends.operator_module
 
     def record(backend, operator):
         names.append(backend)
         return original(backend, operator)
 
-    monkeypatch.setattr(dispatch, "operator_module", record)
+    monkeypatch.setattr(backends, "operator_module", record)
     return names
 
 

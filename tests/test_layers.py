@@ -17,6 +17,7 @@ LAYERS = (
     {"__init__"},
     {"nn", "config"},
     {"functional"},
+    {"instances", "packing"},
     {"validate"},
     {"dispatch"},
     {"autograd"},

@@ -1,4 +1,4 @@
-"""What the ops of every operator share: image indices of packed rows, the NaN rule, folding for `torch.func.vmap`.
+"""What the ops of every operator share: the NaN rule and folding for `torch.func.vmap`.
 
 No formula of an operator lives here.
 """
@@ -11,11 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-
-def image_of_rows(offsets: Tensor, num_rows: int) -> Tensor:
-    """Index of the image `[T]` that each packed row belongs to, from `offsets [B+1]`."""
-    rows = torch.arange(num_rows, device=offsets.device)
-    return torch.searchsorted(offsets[1:].contiguous(), rows, right=True)
+from rpe_ops.backends.images import image_of_rows
 
 
 def poisoned_images(points: Tensor, offsets: Tensor) -> Tensor | None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rpe_ops import dispatch
+from rpe_ops import backends
 from rpe_ops.autograd.common import Folded
 
 
@@ -14,7 +14,7 @@ from rpe_ops.autograd.common import Folded
 def connected_components(points: Tensor, offsets: Tensor, threshold: float, backend: str) -> Tensor:
     """Labels `[T]` int64 of packed unit rows `[T, D]` with `offsets [B+1]`."""
     with torch.autocast(points.device.type, enabled=False):
-        labels: Tensor = dispatch.operator_module(backend, "connected_components").forward(
+        labels: Tensor = backends.operator_module(backend, "connected_components").forward(
             points, offsets, threshold
         )
         return labels

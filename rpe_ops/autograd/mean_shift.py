@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rpe_ops import dispatch
+from rpe_ops import backends
 from rpe_ops.autograd.common import Folded, add_poison, map_in_turn, poisoned_images
 from rpe_ops.backends.blocked.mean_shift import zero_mass_gradient
 from rpe_ops.backends.blocked.mean_shift_curvature import curvature
@@ -32,7 +32,7 @@ def mean_shift_forward(
     When blurring, `sources` and `source_offsets` are None: the points and their offsets serve.
     """
     with torch.autocast(points.device.type, enabled=False):
-        forward = dispatch.operator_module(backend, "mean_shift").forward
+        forward = backends.operator_module(backend, "mean_shift").forward
         log_weight = None if weight is None else weight.log()
         columns = point_offsets if source_offsets is None else source_offsets
         outputs = forward(points, sources, log_weight, kappa, eta, point_offsets, columns)
@@ -72,7 +72,7 @@ def mean_shift_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of points, sources (empty when blurring), weight (empty unless asked for), kappa and eta."""
     with torch.autocast(points.device.type, enabled=False):
-        backward = dispatch.operator_module(backend, "mean_shift").backward
+        backward = backends.operator_module(backend, "mean_shift").backward
         log_weight = None if weight is None else weight.log()
         columns = point_offsets if source_offsets is None else source_offsets
         shared = (kappa, eta, point_offsets, columns, mean, log_density)

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rpe_ops import dispatch
-from rpe_ops.autograd.common import Folded, add_poison, image_of_rows, poisoned_images
+from rpe_ops import backends
+from rpe_ops.autograd.common import Folded, add_poison, poisoned_images
 from rpe_ops.backends.blocked.pairwise_loss import slope_product
+from rpe_ops.backends.images import image_of_rows
 
 
 @torch.library.custom_op("rpe_ops::pairwise_loss_forward", mutates_args=())
@@ -31,7 +32,7 @@ def pairwise_loss_forward(
     `order [T]` sorts the rows by (image, instance); `instance [T]` and `weight [T]` are given in that order.
     """
     with torch.autocast(points.device.type, enabled=False):
-        forward = dispatch.operator_module(backend, "pairwise_loss").forward
+        forward = backends.operator_module(backend, "pairwise_loss").forward
         loss, sorted_grad = forward(points[order], instance, weight, offsets, margin, with_gradient)
         poison = poisoned_images(points, offsets)
         grad = torch.empty_like(sorted_grad)

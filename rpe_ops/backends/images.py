@@ -1,6 +1,6 @@
-"""How the PyTorch backends walk over the images of a packed batch.
+"""Images of a packed batch: slices, the image of each row, runs of equal ids, component numbers.
 
-Shared by `reference` and `blocked`. It holds no formula.
+Shared by the PyTorch backends and the layers above them. It holds no formula of an operator.
 """
 
 from __future__ import annotations
@@ -16,6 +16,12 @@ def image_slices(offsets: Tensor) -> Iterator[slice]:
     bounds = offsets.tolist()
     for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
         yield slice(start, stop)
+
+
+def image_of_rows(offsets: Tensor, num_rows: int) -> Tensor:
+    """Index of the image `[T]` that each packed row belongs to, from `offsets [B+1]`."""
+    rows = torch.arange(num_rows, device=offsets.device)
+    return torch.searchsorted(offsets[1:].contiguous(), rows, right=True)
 
 
 def accumulation_dtype(device: torch.device) -> torch.dtype:

@@ -22,6 +22,23 @@ def unit_rows(rows: Tensor) -> Tensor:
     return torch.where(largest == 0, torch.zeros_like(unit), unit)
 
 
+# A float32 sum over all columns loses digits as N grows; sums of this many are added up instead.
+COLUMNS_PER_SUM = 256
+
+
+def column_sums(weights: Tensor, rows: Tensor) -> Tensor:
+    """`weights [M, N] @ rows [N, D]`, summed in two levels for accuracy."""
+    whole = rows.shape[0] // COLUMNS_PER_SUM * COLUMNS_PER_SUM
+    rest = weights[:, whole:] @ rows[whole:]
+    if whole == 0:
+        return rest
+    parts = torch.bmm(
+        weights[:, :whole].unflatten(1, (-1, COLUMNS_PER_SUM)).transpose(0, 1),
+        rows[:whole].unflatten(0, (-1, COLUMNS_PER_SUM)),
+    )
+    return parts.sum(0) + rest
+
+
 def move_rows(points: Tensor, mean: Tensor, eta: Tensor) -> Tensor:
     """Z of (2) from x, M and eta."""
     return unit_rows(eta * mean + (1.0 - eta) * points)

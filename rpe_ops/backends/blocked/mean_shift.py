@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rpe_ops.backends.blocked import row_bands
 from rpe_ops.backends.images import accumulation_dtype, image_slices
-from rpe_ops.backends.rows import move_rows, row_gradients
+from rpe_ops.backends.rows import column_sums, move_rows, row_gradients
 
 
 def forward(
@@ -29,9 +29,8 @@ def forward(
         x, y = points[rows], partners[columns]
         logit = _logit(x, y, kappa, log_weight, columns)
         log_density[rows] = logit.logsumexp(1)
-        mean[rows] = torch.where(
-            log_density[rows, None] == -torch.inf, x, _probability(logit, log_density[rows]) @ y
-        )
+        kernel_mean = column_sums(_probability(logit, log_density[rows]), y)
+        mean[rows] = torch.where(log_density[rows, None] == -torch.inf, x, kernel_mean)
     return move_rows(points, mean, eta), mean, log_density
 
 

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from rpe_ops.backends.images import image_slices
-from rpe_ops.backends.rows import move_rows, row_gradients
+from rpe_ops.backends.rows import column_sums, move_rows, row_gradients
 
 
 def forward(
@@ -62,7 +62,7 @@ def forward(
         log_density[rows] = logit.logsumexp(1)
         has_mass = log_density[rows, None] != -torch.inf
         probability = torch.where(has_mass, torch.exp(logit - log_density[rows, None]), 0.0)
-        mean[rows] = torch.where(has_mass, probability @ y, x)
+        mean[rows] = torch.where(has_mass, column_sums(probability, y), x)
     return move_rows(points, mean, eta), mean, log_density
 
 
