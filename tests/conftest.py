@@ -30,8 +30,18 @@ def test_data() -> Path:
     return Path(root)
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread for a module of small problems: on a busy machine threads wait for each other far longer than they
+    compute. What more threads may change is tested by name."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(params=[name for name, package in dispatch.BACKENDS.items() if package])
-def backend(request: pytest.FixtureRequest) -> str:
+def backend(request: pytest.FixtureRequest, one_thread: None) -> str:
     """The name of every registered backend in turn; skips, with its own reason, where it cannot run on the CPU."""
     reason = rpe_ops.available_backends("cpu")[request.param]
     if reason is not None:

@@ -41,7 +41,7 @@ def labels(num_points: int, *, seed: int = 0, instances: int = 4, wrong: float =
 
 def directions(*shape: int, seed: int = 0) -> Tensor:
     """Standard normal values: upstream gradients, weights of sums."""
-    return torch.randn(*shape, generator=generator(seed + 2000), dtype=torch.float64)
+    return torch.randn(shape, generator=generator(seed + 2000), dtype=torch.float64)
 
 
 def masses(num_points: int, *, seed: int = 0) -> Tensor:

@@ -1,0 +1,111 @@
+"""What only a GPU can show: streams, CUDA graphs, the same numbers. Every test skips, with the reason, without one."""
+
+import pytest
+import torch
+from torch import Tensor
+
+import numerics
+import problems
+import rpe_ops
+from rpe_ops import dispatch
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine"),
+]
+
+
+@pytest.fixture(params=[name for name, package in dispatch.BACKENDS.items() if package])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Every registered backend that runs on CUDA tensors."""
+    reason = rpe_ops.available_backends("cuda")[request.param]
+    if reason is not None:
+        pytest.skip(f"backend {request.param}: {reason}")
+    return request.param
+
+
+def objective(rows: Tensor, label: Tensor, backend: str) -> Tensor:
+    moved = rpe_ops.mean_shift(rows, kappa=9.0, num_steps=2, backend=backend)
+    loss = rpe_ops.pairwise_loss(rows, label, backend=backend)
+    return loss + rpe_ops.pairwise_loss(moved, label, normalize=False, backend=backend)
+
+
+def problem() -> tuple[Tensor, Tensor]:
+    return problems.clustered(200, 16).float().cuda(), problems.labels(200).cuda()
+
+
+def test_same_numbers_as_on_the_cpu(backend):
+    rows, label = problem()
+    results = []
+    for device, chosen in (("cuda", backend), ("cpu", "reference")):
+        leaf = rows.detach().to(device).requires_grad_()
+        loss = objective(leaf, label.to(device), chosen)
+        loss.backward()
+        results.append((loss.detach().cpu(), leaf.grad.cpu()))
+    (loss, grad), (expected, expected_grad) = results
+    numerics.assert_values(loss, expected.double(), expected)
+    numerics.assert_gradients(grad, expected_grad.double(), scale=10 * float(expected_grad.abs().max()))
+
+
+def test_components_agree_with_the_cpu(backend):
+    rows, _ = problem()
+    threshold = problems.clear_margin(rows.cpu(), 0.9)
+    label = rpe_ops.connected_components(rows, threshold=threshold, backend=backend)
+    expected = rpe_ops.connected_components(rows.cpu(), threshold=threshold, backend="reference")
+    assert torch.equal(label.cpu(), expected)
+
+
+def test_other_streams(backend):
+    rows, label = problem()
+    expected = objective(rows, label, backend)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(10_000_000)
+        late = rows * 1.0
+        loss = objective(late, label, backend)
+    torch.cuda.current_stream().wait_stream(stream)
+    numerics.assert_same(loss, expected)
+
+
+def test_a_cuda_graph_replays_with_other_numbers(backend):
+    if backend in ("reference", "torch"):
+        pytest.skip("the PyTorch backends read the offsets on the host")
+    rows, label = problem()
+    leaf = rows.clone().requires_grad_()
+
+    def step() -> tuple[Tensor, Tensor]:
+        loss = objective(leaf, label, backend)
+        return loss, torch.autograd.grad(loss, leaf)[0]
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss, grad = step()
+    with torch.no_grad():
+        leaf.copy_(rows.flip(1))
+    graph.replay()
+    replayed = loss.clone(), grad.clone()
+    for value, expected in zip(replayed, step(), strict=True):
+        numerics.assert_same(value.detach(), expected.detach())
+
+
+def test_equal_inputs_give_equal_bits(backend):
+    rows, label = problem()
+    runs = []
+    for _ in range(2):
+        leaf = rows.clone().requires_grad_()
+        loss = objective(leaf, label, backend)
+        loss.backward()
+        runs.append((loss.detach(), leaf.grad))
+    assert all(map(torch.equal, *runs))
+
+
+def test_label_on_another_device_is_refused():
+    rows, label = problem()
+    with pytest.raises(ValueError, match="pairwise_loss: label must be on the device of embedding, cuda"):
+        rpe_ops.pairwise_loss(rows, label.cpu())
