@@ -12,7 +12,9 @@ OUT=${1:-gpu_check_results}
 mkdir -p "$OUT"
 OUT=$(cd "$OUT" && pwd)
 export PYTHONPATH=$PWD:$PWD/python PYTHONDONTWRITEBYTECODE=1 MPLBACKEND=Agg
-export RPE_OPS_CACHE_DIR=${RPE_OPS_CACHE_DIR:-$(mktemp -d)}
+CACHE=$(mktemp -d)
+trap 'rm -rf "$CACHE"' EXIT
+export RPE_OPS_CACHE_DIR=${RPE_OPS_CACHE_DIR:-$CACHE}
 LIMIT=520
 failed=()
 
