@@ -66,10 +66,11 @@ for device in ("cpu", "cuda"):
 print("every backend that can run here ran")
 '
 
-# The tests of the operators; those of the model package only where its dependencies are.
+# What only a GPU can show, then all other tests; those of the model package only where its dependencies are.
 tests=(tests)
 python3 -c 'import accelerate, cyclopts, pycocotools, tifffile' 2>/dev/null || tests+=(--ignore=tests/rpe)
-step tests 240 python3 -m pytest "${tests[@]}" --deselect tests/test_packaging.py --maxfail=20 -q
+step tests-gpu 120 python3 -m pytest "${tests[@]}" -m gpu -q
+step tests 240 python3 -m pytest "${tests[@]}" -m "not gpu" --deselect tests/test_packaging.py --maxfail=20 -q
 
 # Times: first the sizes that matter most, then the largest.
 bench() { # bench NAME SECONDS ARGUMENT...
