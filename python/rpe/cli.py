@@ -24,7 +24,7 @@ _DEFAULTS = Config()
 
 
 @app.command
-def demo(*, out: Path = Path("runs/demo"), steps: int = 600) -> None:
+def demo(*, out: Path = Path("runs/demo"), steps: int = 1500) -> None:
     """Train on generated images, group, evaluate with and without mean shift, write pictures and a report.
 
     Parameters
