@@ -183,9 +183,10 @@ class MeanShiftStep(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
         needs_weight = ctx.needs_input_grad[2]
-        grads = MeanShiftStepGradient.apply(grad_outputs[0], *ctx.saved_tensors, needs_weight, ctx.backend)
+        saved = ctx.saved_tensors  # once: checkpointing hands them out a single time
+        sources = saved[1]
+        grads = MeanShiftStepGradient.apply(grad_outputs[0], *saved, needs_weight, ctx.backend)
         grad_points, grad_sources, grad_weight, grad_kappa, grad_eta = grads
-        sources = ctx.saved_tensors[1]
         return (
             grad_points,
             None if sources is None else grad_sources,

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-# Elements of one band of rows times all columns: 16 MB in float32 stays near the last-level cache of a CPU, and a GPU
-# needs larger bands to be busy.
-BAND_ELEMENTS_CPU = 1 << 22
+# Elements of one band of rows times all columns: 8 MB in float32, of which several live at a time, stays near the
+# last-level cache of a CPU; a GPU needs larger bands to be busy.
+BAND_ELEMENTS_CPU = 1 << 21
 BAND_ELEMENTS_GPU = 1 << 26
 
 

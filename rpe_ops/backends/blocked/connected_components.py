@@ -25,7 +25,7 @@ def forward(points: Tensor, offsets: Tensor, threshold: float) -> Tensor:
 def _roots(x: Tensor, cosine_threshold: float) -> Tensor:
     """The smallest index `[N]` that each point is connected to."""
     num_points = x.shape[0]
-    root = torch.arange(num_points, device=x.device)
+    root = torch.arange(num_points, device=x.device, dtype=torch.int32)
     while True:
         smallest = root.clone()
         for band in row_bands(x, num_points):
@@ -35,10 +35,10 @@ def _roots(x: Tensor, cosine_threshold: float) -> Tensor:
             # the same edges seen from their other end, should rounding differ between (i, j) and (j, i)
             back = torch.where(joined, root[band, None], num_points)
             smallest = torch.minimum(smallest, back.amin(0))
-        hooked = root.scatter_reduce(0, root, smallest, "amin")
+        hooked = root.scatter_reduce(0, root.long(), smallest, "amin")
         hooked = torch.minimum(hooked, smallest)
-        while not torch.equal(hooked[hooked], hooked):
-            hooked = hooked[hooked]
+        while not torch.equal(hooked[hooked.long()], hooked):
+            hooked = hooked[hooked.long()]
         if torch.equal(hooked, root):
-            return root
+            return root.long()
         root = hooked
