@@ -21,6 +21,8 @@ app = App(name="rpe", help="Recurrent pixel embedding: train, evaluate and use i
 
 Settings = Annotated[Config, Parameter(name="*", consume_multiple=True)]
 _DEFAULTS = Config()
+_PLAIN_WIDTH = 140
+"""Columns of tables where the output is not a terminal."""
 
 
 @app.command
@@ -34,7 +36,7 @@ def demo(*, out: Path = Path("runs/demo"), steps: int = 1500) -> None:
     """
     from .demo import run_demo
 
-    run_demo(out, steps=steps, console=Console())
+    run_demo(out, steps=steps, console=_console())
 
 
 @app.command
@@ -54,7 +56,7 @@ def train(
     """
     from .run import run_training
 
-    run_training(settings, config_file, resume=resume, console=Console())
+    run_training(settings, config_file, resume=resume, console=_console())
 
 
 @app.command
@@ -81,7 +83,7 @@ def evaluate(
     from .run import run_evaluation
 
     run_evaluation(
-        load(checkpoint), data, split, out or checkpoint.parent, console=Console(), num_steps=num_steps
+        load(checkpoint), data, split, out or checkpoint.parent, console=_console(), num_steps=num_steps
     )
 
 
@@ -97,7 +99,7 @@ def predict(checkpoint: Path, /, *images: Path, out: Path) -> None:
     """
     from .run import run_prediction
 
-    run_prediction(checkpoint, images, out, console=Console())
+    run_prediction(checkpoint, images, out, console=_console())
 
 
 @app.command(name="check-data")
@@ -119,7 +121,13 @@ def info() -> None:
     """Versions, rpe_ops backends, backbones and data formats."""
     from .run import print_info
 
-    print_info(Console())
+    print_info(_console())
+
+
+def _console() -> Console:
+    """Standard output, wide where it is a file or a pipe."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_PLAIN_WIDTH)
 
 
 def _file_below_options(app: App, commands: tuple[str, ...], arguments: cyclopts.ArgumentCollection) -> None:

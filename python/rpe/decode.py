@@ -58,7 +58,7 @@ def decode(
         Label map and one score per object.
     """
     stride = -(-size[0] // embedding.shape[1])
-    probability = foreground_probability(foreground, size, config)
+    probability = foreground_probability(foreground, size, config).to(embedding.device)
     mask = probability > config.foreground_threshold  # [H, W]
     cells = _covering(mask, stride)  # [h, w]
     clusters = _cluster(embedding, cells, grouping, config)  # [h, w], 0 = none
@@ -85,7 +85,8 @@ def trajectory(
     Arguments as for `decode`; windows are those of one grid.
     """
     stride = -(-size[0] // embedding.shape[1])
-    cells = _covering(foreground_probability(foreground, size, config) > config.foreground_threshold, stride)
+    probability = foreground_probability(foreground, size, config).to(embedding.device)
+    cells = _covering(probability > config.foreground_threshold, stride)
     packed = pack(cells[None], config.window)
     maps = []
     for points in grouping(packed.rows(embedding[None]), packed.offsets, config.num_steps):

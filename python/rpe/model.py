@@ -60,14 +60,18 @@ class RPE(nn.Module):
         self.foreground_head = nn.Conv2d(channels, 1, kernel_size=1) if foreground else None
         self.grouping = RecurrentGrouping() if grouping is None else grouping
 
-    def forward(self, image: Tensor) -> Output:
-        """`[B, 3, H, W]` floats in 0..1 to an `Output` at the backbone's stride."""
+    def forward(self, image: Tensor, origin: tuple[int, int] = (0, 0)) -> Output:
+        """`[B, 3, H, W]` floats in 0..1 to an `Output` at the backbone's stride.
+
+        `origin` is the row and column of the first pixel where the image is a part of a larger one; it matters to
+        position channels alone.
+        """
         if image.dim() != 4 or image.shape[1] != 3 or not image.is_floating_point():
             raise ValueError(
                 f"RPE: image must be a floating tensor [B, 3, H, W], got {image.dtype} {list(image.shape)}; "
                 "add the batch dimension with image[None], and divide 8-bit images by 255"
             )
-        feature = self.backbone(self.position(image))
+        feature = self.backbone(self.position(image, origin))
         embedding = F.normalize(self.embedding_head(feature).float(), dim=1)
         foreground = None if self.foreground_head is None else self.foreground_head(feature).float()
         return Output(embedding, foreground)

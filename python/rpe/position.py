@@ -32,7 +32,8 @@ class PeriodicPosition(nn.Module):
         """Channels appended."""
         return 4 * len(self.periods)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, origin: tuple[int, int] = (0, 0)) -> Tensor:
+        """`origin` is the row and column of the first pixel, where the image is a part of a larger one."""
         if not self.periods:
             return image
         batch, _, height, width = image.shape
@@ -40,8 +41,8 @@ class PeriodicPosition(nn.Module):
         phase = image.new_zeros(batch, 2, len(self.periods))
         if self.training:
             phase = 2 * math.pi * torch.rand_like(phase)
-        row = torch.arange(height, dtype=image.dtype, device=image.device)
-        column = torch.arange(width, dtype=image.dtype, device=image.device)
+        row = origin[0] + torch.arange(height, dtype=image.dtype, device=image.device)
+        column = origin[1] + torch.arange(width, dtype=image.dtype, device=image.device)
         angle_row = frequency[:, None] * row + phase[:, 0, :, None]  # [B, P, H]
         angle_column = frequency[:, None] * column + phase[:, 1, :, None]  # [B, P, W]
         shape = (batch, -1, height, width)

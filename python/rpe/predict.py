@@ -109,7 +109,7 @@ class Predictor:
         foreground = None if self.model.foreground_head is None else batch.new_empty(1, 1, rows, columns)
         for (top, bottom, above), (left, right, before) in _tiles(height, width):
             view = batch[..., above : bottom + _CONTEXT, before : right + _CONTEXT]
-            part: Output = self.model(view)
+            part: Output = self.model(view, (above, before))
             inner = (
                 ...,
                 slice((top - above) // stride, (top - above) // stride - (-(bottom - top) // stride)),
@@ -126,12 +126,12 @@ class Predictor:
         return Output(embedding, foreground)
 
 
-def load(checkpoint: str | Path, *, device: str = "cpu", backbone: nn.Module | None = None) -> Predictor:
+def load(checkpoint: str | Path, *, device: str = "auto", backbone: nn.Module | None = None) -> Predictor:
     """A `Predictor` from a checkpoint of `rpe train`.
 
     Args:
         checkpoint: model.pt or checkpoint.pt.
-        device: where to run.
+        device: where to run; "auto" takes a GPU where there is one.
         backbone: module for a checkpoint that was trained with one of your own.
 
     Raises:
@@ -146,6 +146,8 @@ def load(checkpoint: str | Path, *, device: str = "cpu", backbone: nn.Module | N
             f"{checkpoint}: its model cannot be built: {error}; register the backbone or pass it to rpe.load"
         ) from error
     load_weights(model, content["model"], str(checkpoint))
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     return Predictor(model, config, device)
 
 

@@ -98,3 +98,21 @@ def test_model_with_position_channels_takes_wider_backbones() -> None:
     settings = ModelConfig(position_periods=(16, 32), channels=(8, 8), dim=4)
     model = rpe.build_model(rpe.Config(model=settings))
     assert model(torch.rand(1, 3, 18, 20)).embedding.shape == (1, 4, 9, 10)
+
+
+def test_a_registered_backbone_is_built_from_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rpe import backbones
+
+    monkeypatch.setattr(backbones, "_REGISTRY", dict(backbones._REGISTRY))
+
+    def builder(channels: tuple[int, ...], output_stride: int, norm: str, in_channels: int) -> nn.Module:
+        return nn.Conv2d(in_channels, channels[0], output_stride, stride=output_stride)
+
+    rpe.register_backbone("patches", builder)
+    model = rpe.build_model(rpe.Config(model=ModelConfig(backbone="patches", output_stride=4, dim=3)))
+    assert model.output_stride == 4
+    assert model(torch.rand(1, 3, 16, 24)).embedding.shape == (1, 3, 4, 6)
+    with pytest.raises(ValueError, match="is taken"):
+        rpe.register_backbone("unet", builder)
+    with pytest.raises(ValueError, match="does not accept these options"):
+        rpe.build_backbone("patches", depth=3)

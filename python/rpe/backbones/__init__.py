@@ -25,7 +25,12 @@ def names() -> list[str]:
 
 
 def register_backbone(name: str, builder: Callable[..., nn.Module]) -> None:
-    """Make `builder(**options)` available to configs as `model.backbone = name`."""
+    """Make a backbone available to configs as `model.backbone = name`.
+
+    Args:
+        name: a name that is not taken.
+        builder: called with `channels`, `output_stride`, `norm` and `in_channels` from the config; returns the module.
+    """
     if name in _REGISTRY:
         raise ValueError(f"register_backbone: name {name!r} is taken; choose another one")
     _REGISTRY[name] = builder
