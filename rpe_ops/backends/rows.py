@@ -1,9 +1,11 @@
-"""The row-wise part of a mean-shift step, O(N D), shared by the PyTorch backends.
+"""What the PyTorch backends share of a mean-shift step: rows of cosines to probabilities, and the work per row.
 
-Formula numbers are those of `backends/reference/mean_shift.py`. It holds nothing pairwise.
+Formula numbers are those of `backends/reference/mean_shift.py`. Which rows meet which columns is the backends' own.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -12,14 +14,33 @@ from torch import Tensor
 def unit_rows(rows: Tensor) -> Tensor:
     """Rows `[N, D]` divided by their lengths; a zero row stays zero and gets a zero gradient.
 
-    Differentiable any number of times. Rows are first scaled by their largest component, so that neither tiny nor
-    huge rows lose their direction; the scale is a constant to autograd because the result does not depend on it.
+    Differentiable any number of times. Rows are first scaled by a power of two near their largest component, which
+    rounds nothing, so that neither tiny nor huge rows lose their direction; the scale is a constant to autograd because
+    the result does not depend on it.
     """
     largest = rows.detach().abs().amax(-1, keepdim=True)
-    scaled = rows / torch.where(largest == 0, torch.ones_like(largest), largest)
+    limit = -math.log2(torch.finfo(rows.dtype).tiny)  # beyond it a power of two or its inverse is not a normal number
+    scaled = rows * torch.exp2(-largest.log2().floor().clamp(-limit, limit))
     length = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
     unit = scaled / torch.where(length == 0, torch.ones_like(length), length)
     return torch.where(largest == 0, torch.zeros_like(unit), unit)
+
+
+def kernel_rows(cosine: Tensor, kappa: Tensor, log_weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """P `[M, N]` and L `[M]` of (1) from cosines `[M, N]`, which are overwritten. Rows without mass are all 0.
+
+    Cosines are taken relative to the row's largest before kappa scales them: the difference of near cosines is exact,
+    that of two scaled ones is not.
+    """
+    if cosine.shape[1] == 0:
+        return cosine, cosine.new_full(cosine.shape[:1], -torch.inf)
+    nearest = cosine.amax(1, keepdim=True)
+    logit = cosine.sub_(nearest).mul_(kappa)
+    if log_weight is not None:
+        logit = logit.add_(log_weight)
+    relative = logit.logsumexp(1, keepdim=True)
+    probability = logit.sub_(torch.where(relative == -torch.inf, 0.0, relative)).exp_()
+    return probability, (kappa * (nearest - 1.0) + relative)[:, 0]
 
 
 # A float32 sum over all columns loses digits as N grows; sums of this many are added up instead.

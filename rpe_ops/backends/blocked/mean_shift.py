@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rpe_ops.backends.blocked import row_bands
 from rpe_ops.backends.images import accumulation_dtype, image_slices
-from rpe_ops.backends.rows import column_sums, move_rows, row_gradients
+from rpe_ops.backends.rows import column_sums, kernel_rows, move_rows, row_gradients
 
 
 def forward(
@@ -27,10 +27,8 @@ def forward(
     log_density = points.new_empty(points.shape[0])
     for rows, columns in _bands(points, point_offsets, source_offsets):
         x, y = points[rows], partners[columns]
-        logit = _logit(x, y, kappa, log_weight, columns)
-        log_density[rows] = logit.logsumexp(1)
-        kernel_mean = column_sums(_probability(logit, log_density[rows]), y)
-        mean[rows] = torch.where(log_density[rows, None] == -torch.inf, x, kernel_mean)
+        probability, log_density[rows] = kernel_rows(x @ y.T, kappa, _slice(log_weight, columns))
+        mean[rows] = torch.where(log_density[rows, None] == -torch.inf, x, column_sums(probability, y))
     return move_rows(points, mean, eta), mean, log_density
 
 
@@ -57,7 +55,7 @@ def backward(
     grad_kappa = torch.zeros((), dtype=wide, device=points.device)
     for rows, columns in _bands(points, point_offsets, source_offsets):
         x, y = points[rows], partners[columns]
-        probability = _probability(_logit(x, y, kappa, log_weight, columns), log_density[rows])
+        probability, _ = kernel_rows(x @ y.T, kappa, _slice(log_weight, columns))
         slope = h[rows] @ y.T
         slope.sub_((probability * slope).sum(1, keepdim=True)).mul_(probability)
         grad_kappa += (slope * (x @ y.T - 1.0)).sum(dtype=wide)
@@ -87,7 +85,9 @@ def zero_mass_gradient(
     e = (h * mean).sum(1)
     for rows, columns in _bands(points, point_offsets, source_offsets):
         x, y = points[rows], sources[columns]
-        density_ratio = _probability(_logit(x, y, kappa, None, columns), log_density[rows])
+        density = log_density[rows, None]
+        exponent = kappa * (x @ y.T - 1.0) - torch.where(density == -torch.inf, 0.0, density)
+        density_ratio = torch.where(density == -torch.inf, 0.0, exponent.exp())
         grad_weight[columns] += (density_ratio * (h[rows] @ y.T - e[rows, None])).sum(0)
     return grad_weight
 
@@ -99,13 +99,6 @@ def _bands(points: Tensor, point_offsets: Tensor, source_offsets: Tensor) -> Ite
             yield slice(rows.start + band.start, rows.start + band.stop), columns
 
 
-def _logit(x: Tensor, y: Tensor, kappa: Tensor, log_weight: Tensor | None, columns: slice) -> Tensor:
-    """A of (1)."""
-    logit = (x @ y.T).sub_(1.0).mul_(kappa)
-    return logit if log_weight is None else logit.add_(log_weight[columns])
-
-
-def _probability(logit: Tensor, log_density: Tensor) -> Tensor:
-    """P of (1) in place of A; rows without mass are all 0."""
-    shift = torch.where(log_density == -torch.inf, 0.0, log_density)
-    return logit.sub_(shift[:, None]).exp_()
+def _slice(log_weight: Tensor | None, columns: slice) -> Tensor | None:
+    """b of the columns, None for no masses."""
+    return None if log_weight is None else log_weight[columns]

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from rpe_ops.backends.images import image_slices
-from rpe_ops.backends.rows import column_sums, move_rows, row_gradients
+from rpe_ops.backends.rows import column_sums, kernel_rows, move_rows, row_gradients
 
 
 def forward(
@@ -58,11 +58,10 @@ def forward(
     for rows, columns in zip(image_slices(point_offsets), image_slices(source_offsets), strict=True):
         x = points[rows]
         y = x if sources is None else sources[columns]
-        logit = kappa * (x @ y.T - 1.0) + (0.0 if log_weight is None else log_weight[columns])
-        log_density[rows] = logit.logsumexp(1)
-        has_mass = log_density[rows, None] != -torch.inf
-        probability = torch.where(has_mass, torch.exp(logit - log_density[rows, None]), 0.0)
-        mean[rows] = torch.where(has_mass, column_sums(probability, y), x)
+        probability, log_density[rows] = kernel_rows(
+            x @ y.T, kappa, None if log_weight is None else log_weight[columns]
+        )
+        mean[rows] = torch.where(log_density[rows, None] == -torch.inf, x, column_sums(probability, y))
     return move_rows(points, mean, eta), mean, log_density
 
 
@@ -89,9 +88,7 @@ def backward(
     for rows, columns in zip(image_slices(point_offsets), image_slices(source_offsets), strict=True):
         x = points[rows]
         y = x if sources is None else sources[columns]
-        logit = kappa * (x @ y.T - 1.0) + (0.0 if log_weight is None else log_weight[columns])
-        has_mass = log_density[rows, None] != -torch.inf
-        probability = torch.where(has_mass, torch.exp(logit - log_density[rows, None]), 0.0)
+        probability, _ = kernel_rows(x @ y.T, kappa, None if log_weight is None else log_weight[columns])
         projection = h[rows] @ y.T
         slope = probability * (projection - (probability * projection).sum(1, keepdim=True))  # S
         grad_kappa += (slope * (x @ y.T - 1.0)).sum()
