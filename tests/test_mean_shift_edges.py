@@ -135,6 +135,14 @@ def test_seeds_opposite_to_all_points(backend, dtype, kappa):
         numerics.assert_values(moved[0], F.normalize(points.double())[1])
 
 
+@pytest.mark.parametrize("kappa", [1e2, 1e4, 1e8, 1e30])
+@pytest.mark.parametrize("copies", [1, 3, 70])
+def test_equally_near_points_share_the_mass_however_far_they_are(backend, kappa, copies):
+    tensors = {"embedding": torch.tensor([[0.0, 1.0]] * copies), "seeds": torch.tensor([[1.0, 0.0]])}
+    moved = rpe_ops.mean_shift(**tensors, kappa=kappa, eta=0.5, backend=backend)
+    numerics.assert_values(moved, F.normalize(torch.ones(1, 2).double()))
+
+
 def test_a_point_that_cancels_with_its_mean_becomes_zero(backend):
     tensors = {"embedding": torch.tensor([[1.0, 0.0]]), "seeds": torch.tensor([[-1.0, 0.0], [0.0, 1.0]])}
     moved, grads = run(rpe_ops.mean_shift, tensors, torch.ones(2, 2), kappa=10.0, eta=0.5, backend=backend)

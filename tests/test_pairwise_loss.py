@@ -199,6 +199,20 @@ def test_ragged_images_are_independent(backend, dtype):
         numerics.assert_same(grad[rows], alone_grad, scale=0.1)
 
 
+@pytest.mark.parametrize("normalizer", ["points", "weights", "none"])
+def test_weights_of_one_image_do_not_touch_another(backend, normalizer):
+    batch, weight = problems.ragged((6, 9, 5)), problems.masses(20)
+    weight[:6] *= 1e20
+    options = {"normalizer": normalizer, "backend": backend}
+    loss, grad = run(
+        batch.embedding, batch.label, weight=weight, offsets=batch.offsets, reduction="none", **options
+    )
+    for image, rows in enumerate(batch.images()):
+        alone, alone_grad = run(batch.embedding[rows], batch.label[rows], weight=weight[rows], **options)
+        numerics.assert_same(loss[image], alone)
+        numerics.assert_same(grad[rows], alone_grad)
+
+
 def test_batch_of_images_in_any_order(backend):
     embedding = problems.clustered(60, 4).reshape(3, 20, 4)
     label = problems.labels(60).reshape(3, 20)
