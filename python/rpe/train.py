@@ -100,6 +100,8 @@ def train(config: Config, *, resume: bool = False) -> Path:
     accelerator.init_trackers("tensorboard", config=_trackable(config))
     if state is not None:
         set_random_state(state["training"]["random"][accelerator.process_index])
+        if accelerator.scaler is not None and state["training"]["scaler"] is not None:
+            accelerator.scaler.load_state_dict(state["training"]["scaler"])
     batches = iter(loader)
     step_module.train()
     with TrainingProgress(config.training.steps, start, show=accelerator.is_main_process) as progress:
@@ -186,12 +188,14 @@ def _save(
         "step": step,
         "optimizer": optimizer.state_dict(),
         "scheduler": scheduler.state_dict(),
+        "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
         "random": states,
     }
     output = Path(config.output)
-    save_checkpoint(output / CHECKPOINT, config, weights, training)
     if step == config.training.steps:
+        # First, so that a checkpoint of the last step never stands there without it.
         save_checkpoint(output / MODEL, config, weights)
+    save_checkpoint(output / CHECKPOINT, config, weights, training)
 
 
 def _previous_state(path: Path, config: Config, resume: bool) -> dict[str, Any] | None:
