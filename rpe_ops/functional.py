@@ -113,7 +113,7 @@ def pairwise_loss(
         )
         if normalizer != "none":
             counted = instances.taking_part if normalizer == "points" else sorted_weight
-            total = image_sums(counted, layout.offsets)
+            total = image_sums(counted, layout)
             total = total if normalizer == "points" else total.square()
             loss = loss / torch.where(total == 0, torch.ones_like(total), total).to(loss.dtype)
         if layout.unbatched:

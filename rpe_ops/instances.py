@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rpe_ops.backends.images import image_of_rows
+from rpe_ops.packing import Layout
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,12 @@ def instance_weights(instances: SortedInstances, dtype: torch.dtype) -> Tensor:
     return instances.taking_part.to(dtype) / count[instances.instance].to(dtype)
 
 
-def image_sums(values: Tensor, offsets: Tensor) -> Tensor:
+def image_sums(values: Tensor, layout: Layout) -> Tensor:
     """Sum of `values [T]` (sorted order) over the points of each image, `[B]` float64 (float32 where there is none)."""
-    wide = torch.float32 if values.device.type == "mps" else torch.float64
-    # images are contiguous runs: differences of a running sum need no atomics
-    running = torch.cat([torch.zeros(1, dtype=wide, device=values.device), values.to(wide).cumsum(0)])
-    return running[offsets[1:]] - running[offsets[:-1]]
+    wide = values.to(torch.float32 if values.device.type == "mps" else torch.float64)
+    if layout.points_per_image is not None:
+        return wide.reshape(layout.num_images, layout.points_per_image).sum(1)
+    return torch.segment_reduce(wide, "sum", offsets=layout.offsets, unsafe=True)
 
 
 def _ignored(label: Tensor, ignore_index: int | None) -> Tensor:

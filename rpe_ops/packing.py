@@ -14,9 +14,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Layout:
-    """How the rows of a call were given: `offsets [B+1]` of its images and whether it was one unbatched image."""
+    """How the rows of a call were given: `offsets [B+1]` of its images, the points of each where all have as many
+    (None for a ragged batch), and whether it was one unbatched image."""
 
     offsets: Tensor
+    points_per_image: int | None
     unbatched: bool
 
     @property
@@ -28,10 +30,10 @@ class Layout:
 def layout_of(rows: Tensor, offsets: Tensor | None) -> Layout:
     """The layout of validated `rows`: `[N, D]`, `[B, N, D]`, or `[T, D]` with `offsets`."""
     if offsets is not None:
-        return Layout(offsets.to(device=rows.device, dtype=torch.int64), unbatched=False)
+        return Layout(offsets.to(device=rows.device, dtype=torch.int64), None, unbatched=False)
     num_images = 1 if rows.ndim == 2 else rows.shape[0]
     steps = torch.arange(num_images + 1, device=rows.device, dtype=torch.int64)
-    return Layout(steps * rows.shape[-2], unbatched=rows.ndim == 2)
+    return Layout(steps * rows.shape[-2], rows.shape[-2], unbatched=rows.ndim == 2)
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
