@@ -44,6 +44,8 @@ def table(result: dict) -> str:
         case = (row["operation"], row["mode"], row["num_points"], row["dim"], row["dtype"])
         cases.setdefault(case, {})[row["provider"]] = row
     caption = f"{where}; {versions}; commit `{environment['commit']}`, {environment['date']}."
+    if environment.get("load"):
+        caption += f" Load average before the run: {environment['load']}."
     lines = [
         f"{caption} Median milliseconds, in brackets the peak memory above the inputs in MiB.",
         "",

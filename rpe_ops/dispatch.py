@@ -48,7 +48,6 @@ def available_backends(device: torch.device | str | None = None) -> dict[str, st
     return {name: unavailable_reason(name, device_type) for name in BACKENDS}
 
 
-@torch.compiler.assume_constant_result  # torch.compile runs it while tracing: a build cannot be traced
 def resolve(function: str, backend: str, device_type: str) -> str:
     """The name of the backend that serves this call, built and loaded.
 
@@ -75,6 +74,11 @@ def resolve(function: str, backend: str, device_type: str) -> str:
         f"{function}: backend {backend!r} cannot run on {device_type} tensors: {obstacle}\n"
         f'Use backend="auto", or one that is available ({others})'
     )
+
+
+# torch.compile runs `resolve` while tracing, since a build cannot be traced. This is what
+# torch.compiler.assume_constant_result does; calling it would import the whole compiler, and Triton, with rpe_ops.
+resolve._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache

@@ -60,8 +60,7 @@ def everything(backend: str, dtype: torch.dtype) -> dict[str, Tensor]:
 def assert_all_same(results: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     for name, value in results.items():
         if value.is_floating_point():
-            # sums over all points, such as the gradient of kappa, cancel
-            numerics.assert_same(value, expected[name], scale=1.0 if value.ndim == 0 else 0.0)
+            numerics.assert_same(value, expected[name])
         else:
             assert torch.equal(value, expected[name]), name
 
@@ -81,19 +80,30 @@ def test_bands_of_any_height(monkeypatch, elements, one_thread, from_reference):
     assert_all_same(everything("torch", torch.float64), from_reference)
 
 
+def assert_near(results: dict[str, Tensor], exact: dict[str, Tensor], eager: dict[str, Tensor]) -> None:
+    """Results of any dtype against float64, with the error of PyTorch in that dtype for a measure."""
+    for name, value in results.items():
+        if value.is_floating_point():
+            # the gradients of kappa and eta are sums over some 3,000 upstream entries of size one, which cancel
+            scale = 0.3 * 3_000**0.5 if value.ndim == 0 else 0.0
+            numerics.assert_gradients(value, exact[name], eager[name], scale=scale)
+        else:
+            assert torch.equal(value, exact[name]), name
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_every_simd_variant(dtype, restored_threads):
+def test_every_simd_variant(dtype, restored_threads, from_reference):
     reason = rpe_ops.available_backends("cpu")["cpu"]
     if reason is not None:
         pytest.skip(f"backend cpu: {reason}")
     torch.set_num_threads(2)
-    expected = everything("cpu", dtype)
+    eager = everything("reference", dtype)
     variants = loader.load().build_info()["simd_supported"]
     assert "portable" in variants
     try:
         for variant in variants:
             assert torch.ops.rpe_ops_native.set_simd(variant) == variant
-            assert_all_same(everything("cpu", dtype), expected)
+            assert_near(everything("cpu", dtype), from_reference, eager)
     finally:
         torch.ops.rpe_ops_native.set_simd("auto")
 

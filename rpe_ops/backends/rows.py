@@ -19,7 +19,8 @@ def unit_rows(rows: Tensor) -> Tensor:
     the result does not depend on it.
     """
     largest = rows.detach().abs().amax(-1, keepdim=True)
-    limit = -math.log2(torch.finfo(rows.dtype).tiny)  # beyond it a power of two or its inverse is not a normal number
+    # beyond it a power of two or its inverse is not a normal number
+    limit = -math.log2(torch.finfo(rows.dtype).tiny)
     scaled = rows * torch.exp2(-largest.log2().floor().clamp(-limit, limit))
     length = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
     unit = scaled / torch.where(length == 0, torch.ones_like(length), length)
