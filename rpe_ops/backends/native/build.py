@@ -30,6 +30,8 @@ BYTES_PER_JOB = 1 << 30
 ERROR_LINES = 30
 
 COMMON_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-ffp-contract=off", "-fvisibility=hidden", "-Wall")
+# Torch's headers need C++20 from 2.15 on, the kernels C++17. The kernels carry the work; headers compile faster at -O1.
+TORCH_FLAGS = ("-std=c++20", "-O1")
 # Every csrc/cpu/*.cpp is compiled once per variant; the binary chooses at run time.
 SIMD_FLAGS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "x86_64": {
@@ -164,6 +166,7 @@ def make_recipe(csrc: Path | None = None, extra_flags: Iterable[str] = ()) -> Re
     described = json.dumps(
         [
             base,
+            TORCH_FLAGS,
             openmp,
             simd,
             system,
@@ -197,8 +200,7 @@ def make_recipe(csrc: Path | None = None, extra_flags: Iterable[str] = ()) -> Re
         "RPE_BUILD_FLAGS": f'"{" ".join(base)}"',
     }
     for source in sorted((csrc / "torch").glob("*.cpp")):
-        # The kernels carry the work; Torch's headers compile faster at -O1.
-        flags = (*base, "-O1", *openmp, *includes)
+        flags = (*base, *TORCH_FLAGS, *openmp, *includes)
         if source.stem == "module":
             flags += tuple(f"-D{name}={value}" for name, value in facts.items())
         objects.append((f"torch_{source.stem}.o", source, flags))
@@ -237,7 +239,7 @@ def compile_into(recipe: Recipe, folder: Path) -> Path:
         raise BuildError(
             f"rpe_ops: {recipe.compiler_version} could not compile the native kernels:\n"
             f"{_compiler_words(done.stdout.decode(errors='replace'), recipe)}\n"
-            "Remedy: name another compiler in CXX (g++ 9, clang++ 10 or newer), or use backend='torch'."
+            "Remedy: name another compiler in CXX (g++ 11, clang++ 14 or newer), or use backend='torch'."
         )
     return folder / recipe.library_name
 
