@@ -2,11 +2,11 @@
 
 import math
 
-import naive
 import pytest
 import torch
 from torch import Tensor
 
+import naive
 import problems
 import rpe_ops
 

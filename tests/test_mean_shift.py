@@ -5,12 +5,12 @@ Literal loops check the N x N formula in `naive.py`, which in float64 is the tru
 
 from collections.abc import Callable
 
-import naive
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+import naive
 import numerics
 import problems
 import rpe_ops

@@ -188,6 +188,22 @@ def test_import_is_silent_and_builds_nothing(site, tmp_path):
     assert not cache.exists()
 
 
+WITHOUT_EXTRAS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+sys.modules["PIL"] = None  # as if it were not installed
+try:
+    import rpe
+except ModuleNotFoundError as error:
+    print(error)
+"""
+
+
+def test_the_model_package_names_its_extra(site, tmp_path):
+    message = run_python(WITHOUT_EXTRAS, str(site), cwd=tmp_path)
+    assert "pip install 'rpe-ops[train]'" in message and "PIL" in message
+
+
 WITHOUT_COMPILER = """
 import sys
 import warnings

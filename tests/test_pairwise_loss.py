@@ -5,11 +5,11 @@ Literal loops check the N x N formula in `naive.py`, which in float64 is the tru
 
 import itertools
 
-import naive
 import pytest
 import torch
 from torch import Tensor
 
+import naive
 import numerics
 import problems
 import rpe_ops

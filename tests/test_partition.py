@@ -1,6 +1,5 @@
 """However the work is cut, the numbers are the same: bands, blocks, SIMD variants, threads; problems of many tiles."""
 
-import naive
 import pytest
 import torch
 from test_mean_shift import KINDS, inputs, kinds, run, scalars
@@ -8,6 +7,7 @@ from test_pairwise_loss import check as check_loss
 from test_pairwise_loss import run as run_loss
 from torch import Tensor
 
+import naive
 import numerics
 import problems
 import rpe_ops

@@ -8,15 +8,20 @@
 
 from __future__ import annotations
 
-from .backbones import build_backbone, register_backbone
-from .build import build_model, build_objective
-from .config import Config
-from .errors import UserError
-from .grouping import RecurrentGrouping
-from .model import RPE
-from .objective import Objective
-from .predict import Prediction, Predictor, load
-from .settings import load_config
+try:
+    from .backbones import build_backbone, register_backbone
+    from .build import build_model, build_objective
+    from .config import Config
+    from .errors import UserError
+    from .grouping import RecurrentGrouping
+    from .model import RPE
+    from .objective import Objective
+    from .predict import Prediction, Predictor, load
+    from .settings import load_config
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"rpe needs {error.name}, which is not installed: pip install 'rpe-ops[train]'", name=error.name
+    ) from error
 
 __all__ = [
     "RPE",

@@ -153,14 +153,10 @@ app["train"].config = (_file_below_options,)
 
 
 def main() -> None:
-    """Entry point: run the command; a user's mistake is printed without a traceback and exits with 1."""
+    """Run the command; a user's mistake is printed without a traceback and exits with 1."""
     console = Console(stderr=True)
     try:
         app(sys.argv[1:])
     except (UserError, ValueError, OSError) as error:
         console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

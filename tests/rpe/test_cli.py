@@ -39,7 +39,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config.write_text(CONFIG)
     arguments = ["--training.steps", "4", "--model.channels", "8", "16", "--output", str(folder / "out")]
     process = subprocess.run(
-        [sys.executable, "-m", "rpe.cli", "train", str(config), *arguments],
+        [sys.executable, "-m", "rpe", "train", str(config), *arguments],
         capture_output=True,
         text=True,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
