@@ -62,7 +62,7 @@ def section() -> str:
     results = [
         json.loads(path.read_text(encoding="utf-8")) for path in sorted((FOLDER / "results").glob("*.json"))
     ]
-    measured = [result for result in results if any(row["status"] == "ok" for row in result["rows"])]
+    measured = [result for result in results if any(row["status"] == "ok" for row in result.get("rows", ()))]
     measured.sort(key=lambda result: result["environment"]["date"], reverse=True)
     return "\n\n".join(table(result) for result in measured) or NOTHING
 

@@ -9,6 +9,7 @@ from rpe_ops.config import show_config
 from rpe_ops.dispatch import available_backends
 from rpe_ops.functional import connected_components, mean_shift, pairwise_loss
 from rpe_ops.margins import kappa_from_margin, suggest_margin
+from rpe_ops.preparation import warmup
 from rpe_ops.version import __version__
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "pairwise_loss",
     "show_config",
     "suggest_margin",
+    "warmup",
 ]

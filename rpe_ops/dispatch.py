@@ -15,7 +15,7 @@ from rpe_ops import backends
 from rpe_ops.backends import BACKENDS
 
 # What "auto" tries, fastest first. Anything else than these devices is served by "torch".
-PREFERENCE: dict[str, tuple[str, ...]] = {"cpu": ("cpu", "torch"), "cuda": ("torch",)}
+PREFERENCE: dict[str, tuple[str, ...]] = {"cpu": ("cpu", "torch"), "cuda": ("triton", "torch")}
 
 
 def unavailable_reason(backend: str, device_type: str) -> str | None:
@@ -48,8 +48,8 @@ def available_backends(device: torch.device | str | None = None) -> dict[str, st
     return {name: unavailable_reason(name, device_type) for name in BACKENDS}
 
 
-def resolve(function: str, backend: str, device_type: str) -> str:
-    """The name of the backend that serves this call, built and loaded.
+def resolve(function: str, backend: str, device_type: str, dtype: torch.dtype, dim: int) -> str:
+    """The name of the backend that serves rows of this dtype and width, built and loaded.
 
     Raises:
         ValueError: no backend has this name.
@@ -57,6 +57,8 @@ def resolve(function: str, backend: str, device_type: str) -> str:
     """
     if backend == "auto":
         for name in PREFERENCE.get(device_type, ("torch",)):
+            if _unsupported_reason(name, dtype, dim) is not None:
+                continue
             obstacle = _obstacle(name, device_type)
             if obstacle is None:
                 return name
@@ -64,7 +66,7 @@ def resolve(function: str, backend: str, device_type: str) -> str:
     if backend not in BACKENDS:
         names = ", ".join(repr(name) for name in ("auto", *BACKENDS))
         raise ValueError(f"{function}: backend must be one of {names}, got {backend!r}; choose one of these")
-    obstacle = _obstacle(backend, device_type)
+    obstacle = _obstacle(backend, device_type) or _unsupported_reason(backend, dtype, dim)
     if obstacle is None:
         return backend
     others = "; ".join(
@@ -79,6 +81,25 @@ def resolve(function: str, backend: str, device_type: str) -> str:
 # torch.compile runs `resolve` while tracing, since a build cannot be traced. This is what
 # torch.compiler.assume_constant_result does; calling it would import the whole compiler, and Triton, with rpe_ops.
 resolve._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def half_operands(device_type: str, dtype: torch.dtype) -> bool:
+    """Whether products may be of float16 copies of the rows: for half types, and for float32 where PyTorch's own
+    `torch.set_float32_matmul_precision` allows as much. CPU backends make no use of it yet."""
+    if dtype in (torch.float16, torch.bfloat16):
+        return True
+    return (
+        device_type == "cuda" and dtype is torch.float32 and torch.get_float32_matmul_precision() != "highest"
+    )
+
+
+half_operands._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _unsupported_reason(backend: str, dtype: torch.dtype, dim: int) -> str | None:
+    """None where `backend` serves rows of this dtype and width, else why not; most serve all."""
+    reason = getattr(backends.package(backend), "unsupported_reason", None)
+    return None if reason is None else reason(dtype, dim)
 
 
 @functools.cache

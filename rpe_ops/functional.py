@@ -87,7 +87,10 @@ def pairwise_loss(
     validate.choice(function, "normalizer", normalizer, ("points", "weights", "none"))
     validate.choice(function, "reduction", reduction, ("sum", "mean", "none"))
     ignore_index = validate.optional_integer(function, "ignore_index", ignore_index)
-    resolved = dispatch.resolve(function, backend, embedding.device.type)
+    resolved = dispatch.resolve(
+        function, backend, embedding.device.type, embedding.dtype, embedding.shape[-1]
+    )
+    half = dispatch.half_operands(embedding.device.type, embedding.dtype)
 
     with torch.autocast(embedding.device.type, enabled=False):
         layout = layout_of(embedding, offsets)
@@ -110,6 +113,7 @@ def pairwise_loss(
             margin,
             wants_gradient,
             resolved,
+            half,
         )
         if normalizer != "none":
             counted = instances.taking_part if normalizer == "points" else sorted_weight
@@ -209,7 +213,10 @@ def mean_shift(
     validate.tolerance(function, tol)
     if weight is not None:
         validate.weights(function, weight, embedding, may_require_grad=True)
-    resolved = dispatch.resolve(function, backend, embedding.device.type)
+    resolved = dispatch.resolve(
+        function, backend, embedding.device.type, embedding.dtype, embedding.shape[-1]
+    )
+    half = dispatch.half_operands(embedding.device.type, embedding.dtype)
 
     with torch.autocast(embedding.device.type, enabled=False):
         layout = layout_of(embedding, offsets)
@@ -230,7 +237,15 @@ def mean_shift(
         trajectory = []
         for _ in range(num_steps):
             moving, _, _ = MeanShiftStep.apply(
-                moving, sources, mass, concentration, step_size, offsets_of_moving, source_offsets, resolved
+                moving,
+                sources,
+                mass,
+                concentration,
+                step_size,
+                offsets_of_moving,
+                source_offsets,
+                resolved,
+                half,
             )
             if return_trajectory:
                 trajectory.append(moving.reshape(shape).to(embedding.dtype))
@@ -282,7 +297,9 @@ def connected_components(
     function = "connected_components"
     validate.embedding_rows(function, embedding, offsets)
     threshold = validate.unit_interval(function, "threshold", threshold)
-    resolved = dispatch.resolve(function, backend, embedding.device.type)
+    resolved = dispatch.resolve(
+        function, backend, embedding.device.type, embedding.dtype, embedding.shape[-1]
+    )
     with torch.autocast(embedding.device.type, enabled=False):
         layout = layout_of(embedding, offsets)
         rows = packed(embedding.detach())

@@ -12,7 +12,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+INTERPRETER_VARIABLE = "TRITON_INTERPRET"
 CACHE_VARIABLE = "RPE_OPS_CACHE_DIR"
+
+
+def triton_interprets() -> bool:
+    """Whether Triton's own switch asks it to interpret kernels instead of compiling them."""
+    return os.environ.get(INTERPRETER_VARIABLE, "0").lower() in ("1", "true", "on", "yes", "y")
 
 
 def user_cache_directory() -> Path:

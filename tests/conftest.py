@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import numerics
+import problems
 import rpe_ops
-from rpe_ops import dispatch
+from rpe_ops import backends, dispatch, settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -41,12 +43,32 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(params=[name for name, package in dispatch.BACKENDS.items() if package])
-def backend(request: pytest.FixtureRequest, one_thread: None) -> str:
-    """The name of every registered backend in turn; skips, with its own reason, where it cannot run on the CPU."""
-    reason = rpe_ops.available_backends("cpu")[request.param]
+def backend(request: pytest.FixtureRequest, one_thread: None) -> Iterator[str]:
+    """The name of every registered backend in turn; skips, with its own reason, where it cannot run.
+
+    New tensors are then on the device it runs on: the CPU where it can, else the GPU. The inputs of `problems` have the
+    widest dtype it serves.
+    """
+    name = request.param
+    reason = rpe_ops.available_backends("cpu")[name]
     if reason is not None:
-        pytest.skip(f"backend {request.param}: {reason}")
-    return request.param
+        if not torch.cuda.is_available() or rpe_ops.available_backends("cuda")[name] is not None:
+            pytest.skip(f"backend {name}: {reason}")
+        torch.set_default_device("cuda")
+    interpreted = name == "triton" and settings.triton_interprets()
+    if interpreted and request.node.get_closest_marker("large"):
+        pytest.skip("backend triton: too many pairs for its interpreter, a GPU runs this test")
+    only_float32 = getattr(backends.package(name), "unsupported_reason", lambda *_: None)(torch.float64, 1)
+    if only_float32:
+        parameters = request.node.callspec.params.values()
+        if request.node.get_closest_marker("float64") or torch.float64 in parameters:
+            pytest.skip(f"backend {name}: {only_float32}")
+        problems.serve(torch.float32)
+    numerics.serve(name)
+    yield name
+    numerics.serve(None)
+    problems.serve(torch.float64)
+    torch.set_default_device(None)
 
 
 @pytest.fixture

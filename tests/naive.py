@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 
-def _compute(rows: Tensor) -> Tensor:
+def _compute(rows: Tensor, half_products: bool = False) -> Tensor:
+    if half_products:
+        return rows
     return rows.to(torch.promote_types(rows.dtype, torch.float32))
 
 
@@ -52,9 +54,10 @@ def pairwise_loss(
     normalizer: str = "points",
     ignore_index: int | None = None,
     normalize: bool = True,
+    half_products: bool = False,
 ) -> Tensor:
-    """The loss of one image `[N, D]`, every pair in memory."""
-    rows = _compute(embedding)
+    """The loss of one image `[N, D]`, every pair in memory; `half_products` keeps half types as they are."""
+    rows = _compute(embedding, half_products)
     x = unit_rows(rows) if normalize else rows
     w = loss_weights(label, weight, ignore_index, x.dtype)
     similarity = (1.0 + x @ x.T) / 2.0
@@ -112,11 +115,12 @@ def mean_shift(
     num_steps: int = 1,
     seeds: Tensor | None = None,
     weight: Tensor | None = None,
+    half_products: bool = False,
 ) -> Tensor:
-    """The recurrence on one image `[N, D]`."""
-    points = unit_rows(_compute(embedding))
+    """The recurrence on one image `[N, D]`; `half_products` keeps half types as they are."""
+    points = unit_rows(_compute(embedding, half_products))
     sources = None if seeds is None else points
-    moving = points if seeds is None else unit_rows(_compute(seeds))
+    moving = points if seeds is None else unit_rows(_compute(seeds, half_products))
     mass = None if weight is None else weight.to(points.dtype)
     for _ in range(num_steps):
         moving = mean_shift_step(moving, sources, mass, kappa, eta)

@@ -1,4 +1,4 @@
-"""Makers of inputs that the operator tests share: seeded, on the CPU in float64 unless told otherwise.
+"""Makers of inputs that the operator tests share: seeded, on the CPU in float64 unless `serve` said otherwise.
 
 They only make inputs; what should come out is `naive.py`, how near is `numerics.py`.
 """
@@ -16,37 +16,56 @@ DIMS = (1, 3, 8, 17, 64, 100, 256)
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
+_widest = torch.float64
+
+
+def widest() -> torch.dtype:
+    """The dtype of everything made here: float64, or float32 for a backend that has nothing wider."""
+    return _widest
+
+
+def serve(dtype: torch.dtype) -> None:
+    """Make inputs in this dtype from now on; the `backend` fixture says which."""
+    global _widest
+    _widest = dtype
+
+
 def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+    return torch.Generator("cpu").manual_seed(seed)
 
 
 def clustered(num_points: int, dim: int, *, seed: int = 0, clusters: int = 4, spread: float = 0.4) -> Tensor:
     """Rows `[N, D]` around a few directions, of lengths from 0.5 to 2, in mixed order."""
     source = generator(seed)
-    centres = torch.randn(clusters, dim, generator=source, dtype=torch.float64)
+    centres = torch.randn(clusters, dim, generator=source, dtype=torch.float64, device="cpu")
     centres = centres / centres.norm(dim=1, keepdim=True)
-    noise = torch.randn(num_points, dim, generator=source, dtype=torch.float64) * (spread / dim**0.5)
-    rows = centres[torch.arange(num_points) % clusters] + noise
-    lengths = 0.5 + 1.5 * torch.rand(num_points, 1, generator=source, dtype=torch.float64)
-    return rows / rows.norm(dim=1, keepdim=True) * lengths
+    noise = torch.randn(num_points, dim, generator=source, dtype=torch.float64, device="cpu") * (
+        spread / dim**0.5
+    )
+    rows = centres[torch.arange(num_points, device="cpu") % clusters] + noise
+    lengths = 0.5 + 1.5 * torch.rand(num_points, 1, generator=source, dtype=torch.float64, device="cpu")
+    return (rows / rows.norm(dim=1, keepdim=True) * lengths).to(torch.get_default_device(), widest())
 
 
 def labels(num_points: int, *, seed: int = 0, instances: int = 4, wrong: float = 0.2) -> Tensor:
     """Instance ids `[N]` that mostly follow the clusters of `clustered`; a share of them is random."""
     source = generator(seed + 1000)
-    label = torch.arange(num_points) % instances
-    random = torch.randint(instances, (num_points,), generator=source)
-    return torch.where(torch.rand(num_points, generator=source) < wrong, random, label)
+    label = torch.arange(num_points, device="cpu") % instances
+    random = torch.randint(instances, (num_points,), generator=source, device="cpu")
+    replaced = torch.rand(num_points, generator=source, device="cpu") < wrong
+    return torch.where(replaced, random, label).to(torch.get_default_device())
 
 
 def directions(*shape: int, seed: int = 0) -> Tensor:
     """Standard normal values: upstream gradients, weights of sums."""
-    return torch.randn(shape, generator=generator(seed + 2000), dtype=torch.float64)
+    values = torch.randn(shape, generator=generator(seed + 2000), dtype=torch.float64, device="cpu")
+    return values.to(torch.get_default_device(), widest())
 
 
 def masses(num_points: int, *, seed: int = 0) -> Tensor:
     """Positive values `[N]` from 0.25 to 2."""
-    return 0.25 + 1.75 * torch.rand(num_points, generator=generator(seed + 3000), dtype=torch.float64)
+    values = torch.rand(num_points, generator=generator(seed + 3000), dtype=torch.float64, device="cpu")
+    return (0.25 + 1.75 * values).to(torch.get_default_device(), widest())
 
 
 def rotation(dim: int, *, seed: int = 0) -> Tensor:

@@ -27,9 +27,14 @@ def in_order_of_appearance(label: Tensor) -> Tensor:
     return torch.tensor([number.setdefault(value, len(number)) for value in label.tolist()])
 
 
+def clearance() -> float:
+    """How far from a pair's similarity a threshold must be for no rounding to matter."""
+    return 8.0 * torch.finfo(problems.widest()).eps
+
+
 def ring(num_points: int, seed: int = 0) -> Tensor:
     """Neighbours on a circle in shuffled order: a component as long as a path can be."""
-    angle = torch.arange(num_points, dtype=torch.float64) * (2.0 * math.pi / (num_points + 1))
+    angle = torch.arange(num_points, dtype=problems.widest()) * (2.0 * math.pi / (num_points + 1))
     order = torch.randperm(num_points, generator=problems.generator(seed))
     return torch.stack([angle.cos(), angle.sin()], 1)[order]
 
@@ -117,16 +122,16 @@ def test_batch_of_images(backend):
 def test_long_chains_are_one_component(backend, num_points):
     near = (1.0 + math.cos(2.0 * math.pi / (num_points + 1))) / 2.0
     rows = ring(num_points)
-    assert not components(rows, near - 1e-9, backend).any()
-    broken = components(rows, min(1.0, near + 1e-9), backend)
+    assert not components(rows, near - clearance(), backend).any()
+    broken = components(rows, min(1.0, near + clearance()), backend)
     assert torch.equal(broken, torch.arange(num_points))
 
 
 def test_two_chains_that_cross_in_order_stay_apart(backend):
-    first = torch.cat([ring(50, seed=1), torch.zeros(50, 2, dtype=torch.float64)], 1)
+    first = torch.cat([ring(50, seed=1), torch.zeros(50, 2, dtype=problems.widest())], 1)
     second = first.flip(1)
     rows = torch.stack([first, second], 1).reshape(100, 4)
-    threshold = (1.0 + math.cos(2.0 * math.pi / 51)) / 2.0 - 1e-9
+    threshold = (1.0 + math.cos(2.0 * math.pi / 51)) / 2.0 - clearance()
     assert components(rows, threshold, backend).tolist() == [0, 1] * 50
 
 
@@ -206,6 +211,7 @@ def test_without_normalising(backend):
 # Determinism
 
 
+@pytest.mark.large
 def test_equal_inputs_give_equal_labels_on_any_number_of_threads(backend, restored_threads):
     rows = problems.clustered(1_111, 8, clusters=40, spread=0.4).float()
     results = []

@@ -50,12 +50,14 @@ def step_error(loops: list[Tensor], first: int, image: int, **options) -> float:
     return float((moved.double() - normalize(later, dim=1)).abs().max())
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("image", IMAGES)
 def test_each_loop_leads_to_the_next(backend, loops, image):
     for first in range(4):
         assert step_error(loops, first, image, backend=backend) < THEIR_ROUNDING
 
 
+@pytest.mark.large
 def test_four_loops_at_once(backend, loops):
     # what four steps left over, added up
     assert step_error(loops, 0, IMAGES[0], num_steps=4, backend=backend) < 4 * THEIR_ROUNDING
@@ -71,6 +73,7 @@ def test_another_kappa_is_not_theirs(loops):
     assert float((moved.double() - loops[1][IMAGES[0]]).abs().max()) > 100 * THEIR_ROUNDING
 
 
+@pytest.mark.large
 def test_components_of_the_last_loop_are_the_instances(backend, loops, instances):
     metrics = pytest.importorskip("sklearn.metrics")
     scores = []

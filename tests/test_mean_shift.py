@@ -35,7 +35,8 @@ def check(tensors: Tensors, backend: str, **options) -> None:
     upstream = problems.directions(*tensors.get("seeds", embedding).shape).to(embedding.dtype)
     wide = {name: tensor.double() for name, tensor in tensors.items()}
     exact, exact_grads = run(naive.mean_shift, wide, upstream.double(), **options)
-    eager, eager_grads = run(naive.mean_shift, tensors, upstream, **options)
+    half_products = backend in numerics.HALF_PRODUCTS
+    eager, eager_grads = run(naive.mean_shift, tensors, upstream, half_products=half_products, **options)
     result, grads = run(rpe_ops.mean_shift, tensors, upstream, backend=backend, **options)
     assert result.dtype == embedding.dtype
     numerics.assert_values(result, exact, eager)
@@ -58,7 +59,8 @@ def inputs(num_points: int, dim: int, *, num_seeds: int = 0, masses: bool = Fals
     return tensors
 
 
-def scalars(kappa: float, eta: float, dtype: torch.dtype = torch.float64) -> Tensors:
+def scalars(kappa: float, eta: float, dtype: torch.dtype | None = None) -> Tensors:
+    dtype = dtype or problems.widest()
     return {"kappa": torch.tensor(kappa, dtype=dtype), "eta": torch.tensor(eta, dtype=dtype)}
 
 
@@ -109,6 +111,7 @@ def test_one_step_is_softmax_attention(backend):
 # Gradient
 
 
+@pytest.mark.float64
 @kinds
 def test_gradcheck(backend, kind):
     tensors = inputs(6, 3, **kind) | scalars(4.0, 0.8)
@@ -129,8 +132,8 @@ def test_gradients_of_all_inputs(backend, kind, dtype):
 
 def test_gradient_of_bandwidth(backend):
     embedding, upstream = problems.clustered(20, 4), problems.directions(20, 4)
-    kappa = {"embedding": embedding, "kappa": torch.tensor(16.0, dtype=torch.float64)}
-    bandwidth = {"embedding": embedding, "bandwidth": torch.tensor(0.25, dtype=torch.float64)}
+    kappa = {"embedding": embedding, "kappa": torch.tensor(16.0, dtype=problems.widest())}
+    bandwidth = {"embedding": embedding, "bandwidth": torch.tensor(0.25, dtype=problems.widest())}
     moved, grads = run(rpe_ops.mean_shift, kappa, upstream, backend=backend)
     same, same_grads = run(rpe_ops.mean_shift, bandwidth, upstream, backend=backend)
     numerics.assert_same(same, moved)
@@ -299,7 +302,7 @@ def test_batch_of_images_in_any_order(backend):
 
 
 def test_tight_clusters_contract_by_the_square_of_their_spread(backend):
-    angle = torch.tensor([-0.02, -0.01, 0.0, 0.01, 0.02], dtype=torch.float64)
+    angle = torch.tensor([-0.02, -0.01, 0.0, 0.01, 0.02], dtype=problems.widest())
     rows = torch.stack([angle.cos(), angle.sin()], 1)
     kappa, spread = 400.0, float(angle.square().mean())
     moved = rpe_ops.mean_shift(rows, kappa=kappa, backend=backend)

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from rpe_ops import dispatch
+
 # An N x N matrix of float32 takes 1,024 MiB; what is kept for the backward, rows and bands are far below this.
 LIMIT_MIB = 100
 
@@ -48,6 +50,8 @@ print(int(fields["VmHWM"].split()[0]) / 1024 - before)
 def test_memory_above_the_inputs(backend, operator):
     if backend == "reference":
         pytest.skip("the reference is N x N by contract")
+    if backend in dispatch.PREFERENCE["cuda"] and backend not in dispatch.PREFERENCE["cpu"]:
+        pytest.skip("what the interpreter of a GPU kernel holds is not the kernel's memory")
     command = [sys.executable, "-c", MEASURE, operator, backend]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr

@@ -46,7 +46,8 @@ def check(embedding: Tensor, label: Tensor, backend: str, **options) -> None:
     assert loss.dtype == (torch.float64 if embedding.dtype is torch.float64 else torch.float32)
     assert grad.dtype == embedding.dtype
     exact_loss, exact_grad = run_naive(embedding.double(), label, **options)
-    eager_loss, eager_grad = run_naive(embedding, label, **options)
+    half_products = backend in numerics.HALF_PRODUCTS
+    eager_loss, eager_grad = run_naive(embedding, label, half_products=half_products, **options)
     value_scale, grad_scale = term_sizes(label, options)
     numerics.assert_values(loss, exact_loss, eager_loss, scale=value_scale)
     numerics.assert_gradients(grad, exact_grad, eager_grad, scale=grad_scale)
@@ -85,6 +86,7 @@ def test_dtypes_and_margins(backend, dtype, margin):
 # Gradient
 
 
+@pytest.mark.float64
 @pytest.mark.parametrize("normalizer", ["points", "weights"])
 @pytest.mark.parametrize("weight", ["instance", "uniform", "tensor"])
 def test_gradcheck(backend, weight, normalizer):
@@ -202,7 +204,7 @@ def test_ragged_images_are_independent(backend, dtype):
 @pytest.mark.parametrize("normalizer", ["points", "weights", "none"])
 def test_weights_of_one_image_do_not_touch_another(backend, normalizer):
     batch, weight = problems.ragged((6, 9, 5)), problems.masses(20)
-    weight[:6] *= 1e20
+    weight[:6] *= 1e15
     options = {"normalizer": normalizer, "backend": backend}
     loss, grad = run(
         batch.embedding, batch.label, weight=weight, offsets=batch.offsets, reduction="none", **options

@@ -11,11 +11,12 @@ import naive
 import numerics
 import problems
 import rpe_ops
-from rpe_ops.backends import blocked
+from rpe_ops.backends import images
 from rpe_ops.backends.native import loader
 
 # Around the quantum of rows and the largest block of the C++ kernels, and several blocks with a ragged last one.
-SIZES = (47, 48, 49, 95, 96, 97, 239, 241, 1_111)
+LARGE = pytest.mark.large
+SIZES = (47, 48, 49, 95, 96, 97, *(pytest.param(size, marks=LARGE) for size in (239, 241, 1_111)))
 
 
 def everything(backend: str, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -70,13 +71,15 @@ def from_reference(one_thread: None) -> dict[str, Tensor]:
     return everything("reference", torch.float64)
 
 
+@LARGE
+@pytest.mark.float64
 def test_all_operators_on_many_tiles(backend, from_reference):
     assert_all_same(everything(backend, torch.float64), from_reference)
 
 
 @pytest.mark.parametrize("elements", [1, 300, 5_000])
 def test_bands_of_any_height(monkeypatch, elements, one_thread, from_reference):
-    monkeypatch.setattr(blocked, "BAND_ELEMENTS_CPU", elements)
+    monkeypatch.setattr(images, "BAND_ELEMENTS_CPU", elements)
     assert_all_same(everything("torch", torch.float64), from_reference)
 
 
@@ -118,7 +121,7 @@ def test_losses_of_many_tiles(backend, num_points):
 
 
 @kinds
-@pytest.mark.parametrize("num_points", [97, 1_111])
+@pytest.mark.parametrize("num_points", [97, pytest.param(1_111, marks=LARGE)])
 @pytest.mark.parametrize("kappa", [10.0, 1_000.0])
 def test_steps_of_many_tiles(backend, kind, num_points, kappa):
     tensors = inputs(num_points, 9, **(kind | ({"num_seeds": 53} if "num_seeds" in kind else {})))
@@ -135,6 +138,7 @@ def test_steps_of_many_tiles(backend, kind, num_points, kappa):
         )
 
 
+@LARGE
 def test_tight_clusters_where_most_of_the_kernel_is_nothing(backend):
     """Far tiles may be skipped only where they cannot matter, in the forward and the backward alike."""
     rows = problems.clustered(600, 8, clusters=10, spread=0.02)[torch.arange(600) * 7 % 600]
@@ -148,6 +152,7 @@ def test_tight_clusters_where_most_of_the_kernel_is_nothing(backend):
             numerics.assert_same(grad, exact_grads[name], scale=1.0)
 
 
+@LARGE
 def test_threads_of_a_ragged_batch(backend, restored_threads):
     results = []
     for threads in (1, 2, 3):
@@ -161,6 +166,7 @@ def test_threads_of_a_ragged_batch(backend, restored_threads):
                 numerics.assert_same(other[name], value, scale=float(value.abs().max()))
 
 
+@LARGE
 def test_loss_of_one_large_image_and_many_small_ones(backend):
     lengths = (900, *[3] * 200, 0, 40)
     batch = problems.ragged(lengths, dim=5)

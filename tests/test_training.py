@@ -51,6 +51,7 @@ def reference_curves(one_thread: None) -> dict[torch.dtype, list[float]]:
     return {dtype: curve("reference", dtype) for dtype in RELATIVE_DRIFT}
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("dtype", RELATIVE_DRIFT)
 def test_curves_follow_the_reference(backend, dtype, reference_curves):
     expected = reference_curves[dtype]

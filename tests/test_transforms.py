@@ -20,6 +20,15 @@ SEEDS = problems.directions(3, 5, 4)
 MASSES = problems.masses(36).reshape(3, 12)
 
 
+@pytest.fixture(autouse=True)
+def served_dtype(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The inputs above in the widest dtype of the test's backend."""
+    if "backend" in request.fixturenames:
+        request.getfixturevalue("backend")
+        for name in ("IMAGES", "SEEDS", "MASSES"):
+            monkeypatch.setitem(globals(), name, globals()[name].to(problems.widest()))
+
+
 def loss_of(rows: Tensor, label: Tensor, backend: str, **options) -> Tensor:
     return rpe_ops.pairwise_loss(rows, label, margin=MARGIN, backend=backend, **options)
 
@@ -37,6 +46,7 @@ def grad_of(function, *tensors: Tensor) -> tuple[Tensor, ...]:
 # Derivatives of higher order
 
 
+@pytest.mark.float64
 @pytest.mark.parametrize("normalize", [True, False])
 def test_second_derivative_of_the_loss(backend, normalize):
     rows = IMAGES[0, :6].clone().requires_grad_()
@@ -47,9 +57,10 @@ def test_second_derivative_of_the_loss(backend, normalize):
     assert torch.autograd.gradgradcheck(loss, rows)
 
 
+@pytest.mark.float64
 @pytest.mark.parametrize("kind", ["blurring", "seeds", "masses", "seeds and masses"])
 def test_second_derivative_of_mean_shift(backend, kind):
-    scalars = [torch.tensor(value, dtype=torch.float64) for value in (3.0, 0.7)]
+    scalars = [torch.tensor(value, dtype=problems.widest()) for value in (3.0, 0.7)]
     tensors = {"embedding": IMAGES[0, :4, :3], "kappa": scalars[0], "eta": scalars[1]}
     if "seeds" in kind:
         tensors["seeds"] = SEEDS[0, :2, :3]
@@ -63,6 +74,7 @@ def test_second_derivative_of_mean_shift(backend, kind):
     assert torch.autograd.gradgradcheck(moved, leaves)
 
 
+@pytest.mark.float64
 def test_second_derivative_through_a_training_objective(backend):
     def objective(rows: Tensor) -> Tensor:
         moved = moved_of(rows, backend)
@@ -133,10 +145,10 @@ def test_vmap_over_other_dimensions_and_shared_arguments(backend):
 
 
 def test_vmap_over_kappa_and_eta(backend):
-    kappas = torch.tensor([2.0, 9.0, 30.0], dtype=torch.float64)
+    kappas = torch.tensor([2.0, 9.0, 30.0], dtype=problems.widest())
     moved = torch.func.vmap(lambda kappa: moved_of(IMAGES[0], backend, kappa=kappa))(kappas)
     numerics.assert_same(moved, torch.stack([moved_of(IMAGES[0], backend, kappa=kappa) for kappa in kappas]))
-    etas = torch.tensor([0.1, 0.5, 1.0], dtype=torch.float64)
+    etas = torch.tensor([0.1, 0.5, 1.0], dtype=problems.widest())
     moved = torch.func.vmap(lambda eta: moved_of(IMAGES[0], backend, eta=eta))(etas)
     numerics.assert_same(moved, torch.stack([moved_of(IMAGES[0], backend, eta=eta) for eta in etas]))
 
@@ -183,7 +195,7 @@ def test_jacobians(backend, transform):
     def moved(x: Tensor) -> Tensor:
         return moved_of(x, backend)
 
-    expected = torch.zeros(5, 3, 5, 3, dtype=torch.float64)
+    expected = torch.zeros(5, 3, 5, 3, dtype=problems.widest())
     for row in range(5):
         for column in range(3):
             leaf = rows.clone().requires_grad_()
@@ -241,7 +253,7 @@ def test_compiled_with_every_argument(backend, fresh_dynamo):
         return torch.cat([steps[0].flatten(), steps[1].flatten(), loss])
 
     arguments = (problems.clustered(12, 4), problems.directions(4, 4, seed=3), problems.masses(12))
-    arguments += (torch.tensor(9.0, dtype=torch.float64), batch.offsets, torch.tensor([0, 1, 2, 4]))
+    arguments += (torch.tensor(9.0, dtype=problems.widest()), batch.offsets, torch.tensor([0, 1, 2, 4]))
     compiled = torch.compile(everything, fullgraph=True, backend="aot_eager")
     numerics.assert_same(compiled(*arguments), everything(*arguments))
     expected = grad_of(lambda *leaves: everything(*leaves, *arguments[4:]), *arguments[:4])
@@ -288,20 +300,30 @@ def test_opcheck(backend):
     def check(op, *arguments) -> None:
         torch.library.opcheck(op, arguments, test_utils=tests)
 
+    half = False
     for with_gradient in (True, False):
         check(
-            ops.pairwise_loss_forward, points, order, instance, weight, offsets, 0.5, with_gradient, backend
+            ops.pairwise_loss_forward,
+            points,
+            order,
+            instance,
+            weight,
+            offsets,
+            0.5,
+            with_gradient,
+            backend,
+            half,
         )
     check(ops.pairwise_loss_curvature, points, order, instance, weight, offsets, 0.5, points.flip(0))
-    kappa, eta = torch.tensor(9.0, dtype=torch.float64), torch.tensor(0.8, dtype=torch.float64)
+    kappa, eta = torch.tensor(9.0, dtype=problems.widest()), torch.tensor(0.8, dtype=problems.widest())
     seeds, seed_offsets = torch.nn.functional.normalize(SEEDS[0]), torch.tensor([0, 2, 3, 5])
     blurring = (points, None, None, kappa, eta, offsets, None)
     seeded = (seeds, points, MASSES[0], kappa, eta, seed_offsets, offsets)
     for arguments, with_weight in ((blurring, False), (seeded, True), (seeded, False)):
-        check(ops.mean_shift_forward, *arguments, backend)
-        moved, mean, log_density = ops.mean_shift_forward(*arguments, backend)
+        check(ops.mean_shift_forward, *arguments, backend, half)
+        moved, mean, log_density = ops.mean_shift_forward(*arguments, backend, half)
         saved = (torch.ones_like(moved), *arguments, mean, log_density)
-        check(ops.mean_shift_backward, *saved, with_weight, backend)
+        check(ops.mean_shift_backward, *saved, with_weight, backend, half)
     check(ops.connected_components, points, offsets, 0.9, backend)
 
 

@@ -11,9 +11,7 @@ from torch import Tensor
 
 from rpe_ops import backends
 from rpe_ops.autograd.common import Folded, add_poison, map_in_turn, poisoned_images
-from rpe_ops.backends.blocked.mean_shift import zero_mass_gradient
 from rpe_ops.backends.blocked.mean_shift_curvature import curvature
-from rpe_ops.backends.rows import row_gradients
 
 
 @torch.library.custom_op("rpe_ops::mean_shift_forward", mutates_args=())
@@ -26,6 +24,7 @@ def mean_shift_forward(
     point_offsets: Tensor,
     source_offsets: Tensor | None,
     backend: str,
+    half: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Moved points Z `[M, D]`, means M `[M, D]` and log densities L `[M]`.
 
@@ -35,7 +34,7 @@ def mean_shift_forward(
         forward = backends.operator_module(backend, "mean_shift").forward
         log_weight = None if weight is None else weight.log()
         columns = point_offsets if source_offsets is None else source_offsets
-        outputs = forward(points, sources, log_weight, kappa, eta, point_offsets, columns)
+        outputs = forward(points, sources, log_weight, kappa, eta, point_offsets, columns, half)
         poison = poisoned_images(points if sources is None else sources, columns)
         moved, mean, log_density = (add_poison(rows, point_offsets, poison) for rows in outputs)
         return moved, mean, log_density
@@ -51,6 +50,7 @@ def _(
     point_offsets: Tensor,
     source_offsets: Tensor | None,
     backend: str,
+    half: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(points), torch.empty_like(points), points.new_empty(points.shape[0])
 
@@ -69,6 +69,7 @@ def mean_shift_backward(
     log_density: Tensor,
     with_grad_weight: bool,
     backend: str,
+    half: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of points, sources (empty when blurring), weight (empty unless asked for), kappa and eta."""
     with torch.autocast(points.device.type, enabled=False):
@@ -76,18 +77,11 @@ def mean_shift_backward(
         log_weight = None if weight is None else weight.log()
         columns = point_offsets if source_offsets is None else source_offsets
         shared = (kappa, eta, point_offsets, columns, mean, log_density)
-        grad_points, grad_sources, grad_log_weight, grad_kappa, grad_eta = backward(
-            grad_moved.contiguous(), points, sources, log_weight, *shared, with_grad_weight
+        inputs = (grad_moved.contiguous(), points, sources, log_weight)
+        grad_points, grad_sources, grad_weight, grad_kappa, grad_eta = backward(
+            *inputs, *shared, with_grad_weight, half
         )
-        partners = points if sources is None else sources
-        poison = poisoned_images(partners, columns)
-        grad_weight = grad_log_weight
-        if with_grad_weight and weight is not None:
-            _, h = row_gradients(grad_moved, points, mean, eta)
-            at_zero = zero_mass_gradient(
-                points, partners, kappa, h, mean, log_density, point_offsets, columns
-            )
-            grad_weight = torch.where(weight > 0, grad_log_weight / weight, at_zero)
+        poison = poisoned_images(points if sources is None else sources, columns)
         return (
             add_poison(grad_points, point_offsets, poison),
             add_poison(grad_sources, columns, poison),
@@ -111,6 +105,7 @@ def _(
     log_density: Tensor,
     with_grad_weight: bool,
     backend: str,
+    half: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     partners = points if sources is None else sources
     return (
@@ -127,7 +122,7 @@ def _(info: Any, in_dims: Any, *args: Any) -> Any:
     if in_dims[3] is not None or in_dims[4] is not None:  # one kappa or eta per element
         return map_in_turn(mean_shift_forward, info.batch_size, in_dims, args)
     fold = Folded(info.batch_size)
-    outputs = mean_shift_forward(*_fold_inputs(fold, in_dims, args), args[-1])
+    outputs = mean_shift_forward(*_fold_inputs(fold, in_dims, args), *args[7:])
     return tuple(fold.unfold(output) for output in outputs), (0, 0, 0)
 
 
@@ -170,12 +165,15 @@ class MeanShiftStep(torch.autograd.Function):
         point_offsets: Tensor,
         source_offsets: Tensor | None,
         backend: str,
+        half: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return mean_shift_forward(points, sources, weight, kappa, eta, point_offsets, source_offsets, backend)
+        return mean_shift_forward(
+            points, sources, weight, kappa, eta, point_offsets, source_offsets, backend, half
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        *tensors, ctx.backend = inputs
+        *tensors, ctx.backend, ctx.half = inputs
         _, mean, log_density = output
         ctx.mark_non_differentiable(mean, log_density)
         ctx.save_for_backward(*tensors, mean, log_density)
@@ -185,7 +183,7 @@ class MeanShiftStep(torch.autograd.Function):
         needs_weight = ctx.needs_input_grad[2]
         saved = ctx.saved_tensors  # once: checkpointing hands them out a single time
         sources = saved[1]
-        grads = MeanShiftStepGradient.apply(grad_outputs[0], *saved, needs_weight, ctx.backend)
+        grads = MeanShiftStepGradient.apply(grad_outputs[0], *saved, needs_weight, ctx.backend, ctx.half)
         grad_points, grad_sources, grad_weight, grad_kappa, grad_eta = grads
         return (
             grad_points,
@@ -193,9 +191,7 @@ class MeanShiftStep(torch.autograd.Function):
             grad_weight if needs_weight else None,
             grad_kappa,
             grad_eta,
-            None,
-            None,
-            None,
+            *(None,) * 4,
         )
 
 
@@ -218,9 +214,10 @@ class MeanShiftStepGradient(torch.autograd.Function):
         log_density: Tensor,
         with_grad_weight: bool,
         backend: str,
+        half: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         inputs = (grad_moved, points, sources, weight, kappa, eta, point_offsets, source_offsets)
-        return mean_shift_backward(*inputs, mean, log_density, with_grad_weight, backend)
+        return mean_shift_backward(*inputs, mean, log_density, with_grad_weight, backend, half)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -229,4 +226,4 @@ class MeanShiftStepGradient(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
-        return (*curvature(ctx.saved_tensors, grad_outputs), None, None, None, None, None, None)
+        return (*curvature(ctx.saved_tensors, grad_outputs), *(None,) * 7)

@@ -26,6 +26,7 @@ def pairwise_loss_forward(
     margin: float,
     with_gradient: bool,
     backend: str,
+    half: bool,
 ) -> tuple[Tensor, Tensor]:
     """Loss `[B]` and gradient `[T, D]` (empty unless `with_gradient`).
 
@@ -33,7 +34,7 @@ def pairwise_loss_forward(
     """
     with torch.autocast(points.device.type, enabled=False):
         forward = backends.operator_module(backend, "pairwise_loss").forward
-        loss, sorted_grad = forward(points[order], instance, weight, offsets, margin, with_gradient)
+        loss, sorted_grad = forward(points[order], instance, weight, offsets, margin, with_gradient, half)
         poison = poisoned_images(points, offsets)
         grad = torch.empty_like(sorted_grad)
         if with_gradient:
@@ -51,6 +52,7 @@ def _(
     margin: float,
     with_gradient: bool,
     backend: str,
+    half: bool,
 ) -> tuple[Tensor, Tensor]:
     grad = torch.empty_like(points if with_gradient else points[:0])
     return points.new_empty(offsets.shape[0] - 1), grad
@@ -126,27 +128,29 @@ class PairwiseLoss(torch.autograd.Function):
         margin: float,
         with_gradient: bool,
         backend: str,
+        half: bool,
     ) -> tuple[Tensor, Tensor]:
-        return pairwise_loss_forward(points, order, instance, weight, offsets, margin, with_gradient, backend)
+        return pairwise_loss_forward(
+            points, order, instance, weight, offsets, margin, with_gradient, backend, half
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        points, order, instance, weight, offsets, margin, with_gradient, backend = inputs
+        points, order, instance, weight, offsets, margin, with_gradient, backend, half = inputs
         ctx.mark_non_differentiable(output[1])
         ctx.save_for_backward(points, order, instance, weight, offsets, output[1])
-        ctx.margin, ctx.with_gradient, ctx.backend = margin, with_gradient, backend
+        ctx.margin, ctx.with_gradient, ctx.backend, ctx.half = margin, with_gradient, backend, half
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
         points, order, instance, weight, offsets, grad = ctx.saved_tensors
         if not ctx.with_gradient:
-            grad = pairwise_loss_forward(
-                points, order, instance, weight, offsets, ctx.margin, True, ctx.backend
-            )[1]
+            options = (ctx.margin, True, ctx.backend, ctx.half)
+            grad = pairwise_loss_forward(points, order, instance, weight, offsets, *options)[1]
         grad_points = PairwiseLossGradient.apply(
             grad_outputs[0], points, order, instance, weight, offsets, grad, ctx.margin
         )
-        return grad_points, None, None, None, None, None, None, None
+        return grad_points, *(None,) * 8
 
 
 class PairwiseLossGradient(torch.autograd.Function):
@@ -180,7 +184,7 @@ class PairwiseLossGradient(torch.autograd.Function):
         grad_grad_loss = torch.zeros_like(grad_loss).index_add(0, image, (direction * grad).sum(1))
         scaled = direction * _per_row(grad_loss, offsets, grad.shape[0])
         grad_points = pairwise_loss_curvature(points, order, instance, weight, offsets, ctx.margin, scaled)
-        return grad_grad_loss, grad_points, None, None, None, None, None, None
+        return grad_grad_loss, grad_points, *(None,) * 6
 
 
 def _per_row(per_image: Tensor, offsets: Tensor, num_rows: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Images of a packed batch: slices, the image of each row, runs of equal ids, component numbers.
+"""Images of a packed batch: slices, bands of rows, the image of each row, runs of equal ids, maxima, component numbers.
 
 Shared by the PyTorch backends and the layers above them. It holds no formula of an operator.
 """
@@ -18,10 +18,39 @@ def image_slices(offsets: Tensor) -> Iterator[slice]:
         yield slice(start, stop)
 
 
+# Elements of one band of rows times all columns: 4 MB in float32, of which several live at a time, stays near the
+# last-level cache of a CPU; a GPU needs larger bands to be busy.
+BAND_ELEMENTS_CPU = 1 << 20
+BAND_ELEMENTS_GPU = 1 << 26
+
+
+def row_bands(rows: Tensor, num_columns: int) -> Iterator[slice]:
+    """Slices that cut `rows` into bands whose product with `num_columns` columns stays within the budget."""
+    budget = BAND_ELEMENTS_CPU if rows.device.type == "cpu" else BAND_ELEMENTS_GPU
+    height = max(1, budget // max(1, num_columns))
+    for start in range(0, rows.shape[0], height):
+        yield slice(start, min(start + height, rows.shape[0]))
+
+
+def row_and_column_bands(
+    points: Tensor, point_offsets: Tensor, source_offsets: Tensor
+) -> Iterator[tuple[slice, slice]]:
+    """Pairs (band of rows, all columns of its image), as slices of the packed tensors."""
+    for rows, columns in zip(image_slices(point_offsets), image_slices(source_offsets), strict=True):
+        for band in row_bands(points[rows], columns.stop - columns.start):
+            yield slice(rows.start + band.start, rows.start + band.stop), columns
+
+
 def image_of_rows(offsets: Tensor, num_rows: int) -> Tensor:
     """Index of the image `[T]` that each packed row belongs to, from `offsets [B+1]`."""
     rows = torch.arange(num_rows, device=offsets.device)
     return torch.searchsorted(offsets[1:].contiguous(), rows, right=True)
+
+
+def image_maximum(values: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest of the non-negative `values [T]` in each image `[B]`, and the image of each row `[T]`."""
+    image = image_of_rows(offsets, values.shape[0])
+    return values.new_zeros(offsets.shape[0] - 1).scatter_reduce(0, image, values, "amax"), image
 
 
 def accumulation_dtype(device: torch.device) -> torch.dtype:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rpe_ops.backends.blocked import row_bands
-from rpe_ops.backends.images import first_appearance_labels, image_slices
+from rpe_ops.backends.images import first_appearance_labels, image_slices, row_bands
 
 
 def forward(points: Tensor, offsets: Tensor, threshold: float) -> Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rpe_ops.backends.blocked.mean_shift import _bands
+from rpe_ops.backends.images import row_and_column_bands
 from rpe_ops.backends.rows import unit_rows
 
 
@@ -35,7 +35,7 @@ def curvature(inputs: Sequence[Tensor | None], directions: Sequence[Tensor]) -> 
     variables = [upstream, *leaves.values()]
     total = [torch.zeros_like(value) for value in variables]
     with torch.enable_grad():
-        for rows, columns in _bands(
+        for rows, columns in row_and_column_bands(
             points, point_offsets, point_offsets if source_offsets is None else source_offsets
         ):
             if rows.stop == rows.start or columns.stop == columns.start:

@@ -8,12 +8,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rpe_ops.backends.blocked import row_bands
-from rpe_ops.backends.images import accumulation_dtype, image_slices, segment_lengths
+from rpe_ops.backends.images import accumulation_dtype, image_slices, row_bands, segment_lengths
 
 
 def forward(
-    points: Tensor, instance: Tensor, weight: Tensor, offsets: Tensor, margin: float, with_gradient: bool
+    points: Tensor,
+    instance: Tensor,
+    weight: Tensor,
+    offsets: Tensor,
+    margin: float,
+    with_gradient: bool,
+    half: bool,
 ) -> tuple[Tensor, Tensor]:
     """Loss `[B]` and gradient `[T, D]` (empty unless `with_gradient`); arguments as in the reference."""
     threshold = 2.0 * margin - 1.0

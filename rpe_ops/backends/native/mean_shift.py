@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rpe_ops.backends.masses import weight_gradient
 from rpe_ops.backends.native import loader
 
 
@@ -16,6 +17,7 @@ def forward(
     eta: Tensor,
     point_offsets: Tensor,
     source_offsets: Tensor,
+    half: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Moved points, means and log densities relative to kappa."""
     loader.load()
@@ -37,21 +39,14 @@ def backward(
     mean: Tensor,
     log_density: Tensor,
     with_grad_weight: bool,
+    half: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of points, sources, log weights, kappa and eta."""
+    """Gradients of points, sources, weight, kappa and eta."""
     loader.load()
-    gradients = torch.ops.rpe_ops_native.mean_shift_backward(
-        grad_moved,
-        points,
-        sources,
-        log_weight,
-        kappa,
-        eta,
-        point_offsets,
-        source_offsets,
-        mean,
-        log_density,
-        with_grad_weight,
-    )
-    grad_points, grad_sources, grad_log_weight, grad_kappa, grad_eta = gradients
-    return grad_points, grad_sources, grad_log_weight, grad_kappa, grad_eta
+    rows = (grad_moved, points, sources)
+    rest = (kappa, eta, point_offsets, source_offsets, mean, log_density)
+    gradients = torch.ops.rpe_ops_native.mean_shift_backward(*rows, log_weight, *rest, with_grad_weight)
+    grad_points, grad_sources, grad_weight, grad_kappa, grad_eta = gradients
+    if with_grad_weight and log_weight is not None:
+        grad_weight = weight_gradient(grad_weight, *rows, log_weight, *rest)
+    return grad_points, grad_sources, grad_weight, grad_kappa, grad_eta

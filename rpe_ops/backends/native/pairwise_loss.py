@@ -9,7 +9,13 @@ from rpe_ops.backends.native import loader
 
 
 def forward(
-    points: Tensor, instance: Tensor, weight: Tensor, offsets: Tensor, margin: float, with_gradient: bool
+    points: Tensor,
+    instance: Tensor,
+    weight: Tensor,
+    offsets: Tensor,
+    margin: float,
+    with_gradient: bool,
+    half: bool,
 ) -> tuple[Tensor, Tensor]:
     """Loss per image, and the gradient of its rows (empty where it is not asked for)."""
     loader.load()

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from rpe_ops.backends.images import image_slices
+from rpe_ops.backends.masses import weight_gradient
 from rpe_ops.backends.rows import column_sums, kernel_rows, move_rows, row_gradients
 
 
@@ -43,6 +44,7 @@ def forward(
     eta: Tensor,
     point_offsets: Tensor,
     source_offsets: Tensor,
+    half: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Z `[M, D]`, M `[M, D]` and L `[M]` of (1) and (2).
 
@@ -52,6 +54,8 @@ def forward(
         log_weight: `[T]` b_j, -inf for no mass; None: all 0.
         kappa, eta: 0-d, in the points' dtype.
         point_offsets, source_offsets: `[B+1]` rows of each image.
+        half: whether products may be of float16 copies of the rows, summed in float32; a backend without use for that
+            computes in the rows' dtype.
     """
     mean = torch.empty_like(points)
     log_density = points.new_empty(points.shape[0])
@@ -77,14 +81,15 @@ def backward(
     mean: Tensor,
     log_density: Tensor,
     with_grad_weight: bool,
+    half: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of (5) to (8): points `[M, D]`, sources `[T, D]` (empty when blurring), log_weight `[T]` (empty unless
+    """Gradients of (5) to (8): points `[M, D]`, sources `[T, D]` (empty when blurring), weight `[T]` (empty unless
     `with_grad_weight`), kappa and eta (0-d). When blurring, (5) and (6) are added up in the first."""
     g, h = row_gradients(grad_moved, points, mean, eta)
     grad_kappa = torch.zeros_like(kappa)
     row_sum = torch.zeros_like(points)  # R
     column_sum = torch.zeros_like(points if sources is None else sources)  # C
-    grad_log_weight = points.new_zeros(column_sum.shape[0] if with_grad_weight else 0)
+    grad_weight = points.new_zeros(column_sum.shape[0] if with_grad_weight else 0)
     for rows, columns in zip(image_slices(point_offsets), image_slices(source_offsets), strict=True):
         x = points[rows]
         y = x if sources is None else sources[columns]
@@ -95,9 +100,12 @@ def backward(
         row_sum[rows] = slope @ y
         column_sum[columns] = probability.T @ h[rows] + kappa * (slope.T @ x)
         if with_grad_weight:
-            grad_log_weight[columns] = slope.sum(0)
+            grad_weight[columns] = slope.sum(0)
+    if log_weight is not None and with_grad_weight:
+        rest = (kappa, eta, point_offsets, source_offsets, mean, log_density)
+        grad_weight = weight_gradient(grad_weight, grad_moved, points, sources, log_weight, *rest)
     staying = (log_density == -torch.inf)[:, None]  # Y_i = x_i whatever eta is
     grad_points = torch.where(staying, g, (1.0 - eta) * g + kappa * row_sum)
     if sources is None:
         grad_points, column_sum = grad_points + column_sum, column_sum[:0]
-    return grad_points, column_sum, grad_log_weight, grad_kappa, (g * (mean - points)).sum()
+    return grad_points, column_sum, grad_weight, grad_kappa, (g * (mean - points)).sum()

@@ -36,7 +36,13 @@ from rpe_ops.backends.images import image_slices
 
 
 def forward(
-    points: Tensor, instance: Tensor, weight: Tensor, offsets: Tensor, margin: float, with_gradient: bool
+    points: Tensor,
+    instance: Tensor,
+    weight: Tensor,
+    offsets: Tensor,
+    margin: float,
+    with_gradient: bool,
+    half: bool,
 ) -> tuple[Tensor, Tensor]:
     """Loss `[B]` of each image, without normaliser, and its gradient `[T, D]` (empty unless `with_gradient`).
 

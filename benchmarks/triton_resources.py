@@ -1,0 +1,233 @@
+"""Compiles every Triton kernel for every supported architecture, on any machine, and writes what each one uses.
+
+    python benchmarks/triton_resources.py [--arch 80 90] [--dim 16 64] [--check] [--output FILE]
+
+Registers, spills, shared memory and occupancy come from the compiled kernels themselves; the instructions of their
+matrix products from their PTX. No GPU is needed and nothing runs on one. The exit status is 1 when a kernel spills,
+does not compile, or does not fit; `--check` writes no file.
+
+The launches are those of the backend: it is called on empty tensors with its launcher replaced by a recorder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from rpe_ops.backends.triton import connected_components, mean_shift, pairwise_loss, shapes
+from rpe_ops.backends.triton.launching import compile_options
+from rpe_ops.backends.triton.shapes import TileShape
+
+RESULT = Path(__file__).resolve().parent / "results" / "triton_resources.json"
+ARCHITECTURES = (80, 89, 90, 100, 120)
+DIMS = (8, 16, 32, 64, 128, 256)
+# Per multiprocessor: bytes of shared memory, the most one thread block may have, threads; 65,536 registers everywhere.
+LIMITS = {
+    80: (164 * 1024, 163 * 1024, 2048),
+    89: (100 * 1024, 99 * 1024, 1536),
+    90: (228 * 1024, 227 * 1024, 2048),
+    100: (228 * 1024, 227 * 1024, 2048),
+    120: (100 * 1024, 99 * 1024, 1536),
+}
+REGISTERS = 65_536
+BLOCK_OVERHEAD = 1024  # bytes of shared memory that the driver adds to each thread block
+POINTERS = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel as the backend launches it, without its data."""
+
+    kernel: Any
+    signature: tuple[tuple[str, str], ...]
+    constants: tuple[tuple[str, Any], ...]
+    shape: TileShape
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one compiled kernel uses; `error` where it could not be compiled."""
+
+    kernel: str
+    architecture: int
+    constants: dict[str, Any]
+    warps: int
+    stages: int
+    registers: int = 0
+    spilled_bytes: int = 0
+    shared_bytes: int = 0
+    programs_per_multiprocessor: int = 0
+    occupancy: float = 0.0
+    products: str = ""
+    error: str = ""
+
+
+def record(architecture: int, dim: int, half: bool) -> Iterator[Launch]:
+    """Every launch that the operators make for rows of this width, in all their forms."""
+    launches: list[Launch] = []
+
+    def recorder(
+        kernel: Any, grid: tuple[int, ...], shape: TileShape, *arguments: Any, **constants: Any
+    ) -> None:
+        signature = {}
+        for name, value in zip(kernel.arg_names, arguments, strict=False):
+            if value is None:
+                constants[name] = None
+            elif isinstance(value, torch.Tensor):
+                signature[name] = POINTERS[value.dtype]
+            else:
+                signature[name] = "fp32" if isinstance(value, float) else "i32"
+        launches.append(Launch(kernel, tuple(signature.items()), tuple(constants.items()), shape))
+
+    for module in (mean_shift, pairwise_loss, connected_components):
+        module.launch = recorder
+    torch.use_deterministic_algorithms(
+        True
+    )  # fills what no kernel wrote, so that nothing is indexed with rubbish
+    shapes.architecture = lambda device: architecture
+    rows, offsets, scalar = torch.ones(256, dim), torch.tensor([0, 256]), torch.ones(())
+    weight, instance = torch.ones(256), torch.zeros(256, dtype=torch.int64)
+    for sources, log_weight in ((None, None), (None, weight), (rows, None), (rows, weight)):
+        inputs = (rows, sources, log_weight, scalar, scalar, offsets, offsets)
+        mean_shift.forward(*inputs, half)
+        mean_shift.backward(rows, *inputs, rows, weight, log_weight is not None, half)
+    for with_gradient in (False, True):
+        pairwise_loss.forward(rows, instance, weight, offsets, 0.5, with_gradient, half)
+    if not half:
+        connected_components.forward(rows, offsets, 0.9)
+    yield from dict.fromkeys(launches)
+
+
+def compiled(launch: Launch, architecture: int) -> Resources:
+    """Compile one launch and read its resources."""
+    described = Resources(
+        launch.kernel.fn.__name__,
+        architecture,
+        {name: value for name, value in launch.constants if value is not None},
+        launch.shape.warps,
+        launch.shape.stages,
+    )
+    names = launch.kernel.arg_names
+    signature = dict.fromkeys(names, "constexpr") | dict(launch.signature)
+    pointers = [name for name, kind in launch.signature if kind.startswith("*")]
+    source = ASTSource(
+        launch.kernel,
+        signature,
+        dict(launch.constants),
+        {(names.index(name),): [["tt.divisibility", 16]] for name in pointers},
+    )
+    try:
+        kernel = triton.compile(
+            source, target=GPUTarget("cuda", architecture, 32), options=compile_options(launch.shape)
+        )
+    except Exception as error:  # whatever the compiler raises is the finding
+        return Resources(**asdict(described) | {"error": f"{type(error).__name__}: {str(error)[:500]}"})
+    return Resources(**asdict(described) | _measured(kernel, architecture, launch.shape.warps))
+
+
+def _measured(kernel: Any, architecture: int, warps: int) -> dict[str, Any]:
+    usage = _resource_usage(kernel.asm["cubin"])
+    registers, shared = usage["REG"], kernel.metadata.shared
+    per_processor, per_block, threads = LIMITS[architecture]
+    by_registers = REGISTERS // (-(-registers // 8) * 8 * 32 * warps)
+    by_shared = per_processor // (shared + BLOCK_OVERHEAD)
+    programs = min(by_registers, by_shared, threads // (32 * warps))
+    error = "" if shared <= per_block else f"{shared} bytes of shared memory, {per_block} are there"
+    found = sorted(set(re.findall(r"\b(wgmma|tcgen05\.mma|mma\.sync)\b", kernel.asm["ptx"])))
+    return {
+        "registers": registers,
+        # the stack of a kernel without calls holds nothing but spills
+        "spilled_bytes": usage["STACK"] + usage["LOCAL"],
+        "shared_bytes": shared,
+        "programs_per_multiprocessor": programs,
+        "occupancy": round(programs * 32 * warps / threads, 3),
+        "products": " ".join(found),
+        "error": error,
+    }
+
+
+def _resource_usage(cubin: bytes) -> dict[str, int]:
+    """Registers, stack and local memory of the only kernel of a compiled file."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run(
+            [tool, "-res-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
+    return {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text)}
+
+
+def _write(path: Path, table: list[Resources]) -> None:
+    """One line for each kernel, its values in the order of `columns`."""
+    header = {
+        "triton": triton.__version__,
+        "command": "python benchmarks/triton_resources.py",
+        "columns": [field.name for field in fields(Resources)],
+    }
+    lines = []
+    for row in table:
+        values = asdict(row)
+        values["constants"] = " ".join(f"{name}={value}" for name, value in row.constants.items())
+        lines.append(json.dumps(list(values.values()), separators=(",", ":")))
+    path.write_text(json.dumps(header)[:-1] + ', "kernels": [\n' + ",\n".join(lines) + "\n]}\n")
+
+
+def main() -> int:
+    """Compile, print one line for each finding, write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--arch", type=int, nargs="+", default=ARCHITECTURES, choices=ARCHITECTURES)
+    parser.add_argument("--dim", type=int, nargs="+", default=DIMS)
+    parser.add_argument("--half", choices=["both", "yes", "no"], default="both")
+    parser.add_argument("--kernel", default="", help="only kernels whose name contains this")
+    parser.add_argument("--check", action="store_true", help="write no file")
+    parser.add_argument("--verbose", action="store_true", help="print every kernel")
+    parser.add_argument("--output", type=Path, default=RESULT)
+    options = parser.parse_args()
+    halves = {"both": (True, False), "yes": (True,), "no": (False,)}[options.half]
+    jobs = [
+        (launch, architecture)
+        for architecture in options.arch
+        for dim in options.dim
+        for half in halves
+        for launch in record(architecture, dim, half)
+        if options.kernel in launch.kernel.fn.__name__
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        table = list(pool.map(lambda job: compiled(*job), jobs))
+    bad = [row for row in table if row.error or row.spilled_bytes]
+    for row in table if options.verbose else bad:
+        print(
+            f"sm_{row.architecture} {row.kernel} {row.constants}, {row.warps} warps, {row.stages} stages: "
+            f"{row.registers} registers, {row.spilled_bytes} bytes spilled, {row.shared_bytes} bytes shared, "
+            f"{row.programs_per_multiprocessor} per multiprocessor, {row.products} {row.error}"
+        )
+    if not options.check:
+        _write(options.output, table)
+    print(f"{len(table)} kernels, {len(bad)} that spill or fail")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""Triton kernel of connected components: each point's smallest foreign root among its neighbours.
+
+The rounds around it are in `connected_components.py`.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from rpe_ops.backends.triton.kernels.tiles import column_range, load_rows, rows_times_rows
+
+
+@triton.jit(do_not_specialize=["num_rows", "num_splits"], do_not_specialize_on_alignment=["offsets"])
+def foreign_root_kernel(
+    points,
+    points_low,
+    root,
+    unfinished,
+    tile_image,
+    tile_row,
+    offsets,
+    partial_root,
+    threshold,
+    num_rows,
+    num_splits,
+    D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """The smallest root, other than its own, among the points joined to each point, over one split of the columns.
+
+    Computes  min { root_j : c_ij >= threshold, root_j != root_i }, `num_rows` where there is none.
+    Owns      BLOCK_M rows of one image; program (row tile, split).
+    Tiles     x_i [BLOCK_M, BLOCK_D] in registers, x_j [BLOCK_N, BLOCK_D] through shared memory.
+    Types     float32-grade cosines, int32 roots.
+    Bits      integers: deterministic.
+
+    Does nothing once `unfinished` is 0, so that a fixed number of rounds can be queued without asking the device.
+    """
+    tile = tl.program_id(0)
+    split = tl.program_id(1)
+    image = tl.load(tile_image + tile)
+    if image < 0:
+        return
+    rows = tl.load(tile_row + tile) + tl.arange(0, BLOCK_M)
+    end = tl.load(offsets + image + 1).to(tl.int32)
+    smallest = tl.zeros([BLOCK_M], tl.int32) + num_rows
+    if tl.load(unfinished) != 0:
+        first, last = column_range(tl.load(offsets + image).to(tl.int32), end, split, num_splits, BLOCK_N)
+        x_i = load_rows(points, rows, end, D, BLOCK_D)
+        x_i_low = load_rows(points_low, rows, end, D, BLOCK_D)
+        root_i = tl.load(root + rows, mask=rows < end, other=0)
+        for start in range(first, last, BLOCK_N):
+            columns = start + tl.arange(0, BLOCK_N)
+            x_j = load_rows(points, columns, last, D, BLOCK_D)
+            x_j_low = load_rows(points_low, columns, last, D, BLOCK_D)
+            root_j = tl.load(root + columns, mask=columns < last, other=num_rows)
+            zero = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+            cosine = rows_times_rows(x_i, x_i_low, x_j, x_j_low, zero, True)
+            joined = (cosine >= threshold) & (root_i[:, None] != root_j[None, :])
+            smallest = tl.minimum(smallest, tl.min(tl.where(joined, root_j[None, :], num_rows), 1))
+    tl.store(partial_root + split.to(tl.int64) * num_rows + rows, smallest, mask=rows < end)

@@ -1,0 +1,205 @@
+"""Triton kernels of one mean-shift step; formula numbers are those of `backends/reference/mean_shift.py`.
+
+Each program walks a tile of rows over the columns of its image (one split of them) and writes partial sums, which the
+second kernel adds up in a fixed order.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from rpe_ops.backends.triton.kernels.tiles import (
+    LARGEST_EXPONENT,
+    LOG2_E,
+    SCALE_EXPONENT,
+    column_range,
+    load_rows,
+    log2_concentration,
+    raise_reference,
+    rows_times_rows,
+    store_rows,
+    weights_times_rows,
+)
+
+
+@triton.jit(
+    do_not_specialize=["num_rows", "num_splits"],
+    do_not_specialize_on_alignment=["log_weight", "kappa_pointer", "point_offsets", "source_offsets"],
+)
+def mean_shift_forward_kernel(
+    points,
+    points_low,
+    sources,
+    sources_low,
+    largest_cosine,
+    log_weight,
+    kappa_pointer,
+    tile_image,
+    tile_row,
+    point_offsets,
+    source_offsets,
+    partial_sum,
+    partial_nearest,
+    partial_level,
+    partial_density,
+    num_rows,
+    num_splits,
+    D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    FIXED_SHIFT: tl.constexpr,
+    SPLIT: tl.constexpr,
+):
+    """(1) and the sums of (2) over one split of the columns.
+
+    Computes  sum_j 2^a_ij y_j  and  sum_j 2^a_ij  with  a_ij = log2(e) (kappa (x_i.y_j - nearest_i) + b_j) - level_i.
+    Owns      BLOCK_M rows of one image; program (row tile, split).
+    Tiles     x [BLOCK_M, BLOCK_D] in registers for the whole walk, y [BLOCK_N, BLOCK_D] through shared memory.
+    Types     loads float16 (SPLIT: in two parts), accumulates and stores float32.
+    Bits      one writer per row and split, columns in order: deterministic.
+
+    FIXED_SHIFT (blurring without masses): nearest_i = `largest_cosine`, a bound that its own cosine nearly reaches, and
+    level_i = 0 need no running maximum. Otherwise the largest exponent so far is kept; sums are rescaled when it grows.
+    """
+    tile = tl.program_id(0)
+    split = tl.program_id(1)
+    image = tl.load(tile_image + tile)
+    if image < 0:
+        return
+    rows = tl.load(tile_row + tile) + tl.arange(0, BLOCK_M)
+    row_end = tl.load(point_offsets + image + 1).to(tl.int32)
+    first, last = column_range(
+        tl.load(source_offsets + image).to(tl.int32),
+        tl.load(source_offsets + image + 1).to(tl.int32),
+        split,
+        num_splits,
+        BLOCK_N,
+    )
+    x = load_rows(points, rows, row_end, D, BLOCK_D)  # [BLOCK_M, BLOCK_D]
+    x_low = load_rows(points_low, rows, row_end, D, BLOCK_D)
+    kappa = log2_concentration(kappa_pointer)
+    total = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    density = tl.zeros([BLOCK_M], tl.float32)
+    if FIXED_SHIFT:
+        nearest = tl.load(largest_cosine + rows, mask=rows < row_end, other=0.0)
+        level = tl.zeros([BLOCK_M], tl.float32)
+    else:
+        nearest = tl.full([BLOCK_M], float("-inf"), tl.float32)
+        level = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    for start in range(first, last, BLOCK_N):
+        columns = start + tl.arange(0, BLOCK_N)
+        inside = columns < last
+        y = load_rows(sources, columns, last, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
+        y_low = load_rows(sources_low, columns, last, D, BLOCK_D)
+        cosine = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+        cosine = rows_times_rows(x, x_low, y, y_low, cosine, SPLIT)
+        if FIXED_SHIFT:
+            exponent = tl.minimum((cosine - nearest[:, None]) * kappa, LARGEST_EXPONENT)
+            exponent = tl.where(inside[None, :], exponent + SCALE_EXPONENT, float("-inf"))
+        else:
+            bias = tl.zeros([BLOCK_N], tl.float32)
+            if log_weight is not None:
+                bias = tl.load(log_weight + columns, mask=inside, other=float("-inf")) * LOG2_E
+            allowed = (inside & (bias != float("-inf")))[None, :]
+            bias = tl.where(inside & (bias != float("-inf")), bias, 0.0)[None, :]
+            exponent, rescale, nearest, level = raise_reference(cosine, bias, allowed, kappa, nearest, level)
+            exponent = exponent + SCALE_EXPONENT
+            total = total * rescale[:, None]
+            density = density * rescale
+        weight = tl.exp2(exponent)
+        density += tl.sum(weight, 1)
+        total = weights_times_rows(weight, y, y_low, total, SPLIT)
+    slot = split.to(tl.int64) * num_rows
+    store_rows(partial_sum + slot * D, total, rows, row_end, D, BLOCK_D)
+    tl.store(partial_nearest + slot + rows, nearest, mask=rows < row_end)
+    tl.store(partial_level + slot + rows, level, mask=rows < row_end)
+    tl.store(partial_density + slot + rows, density, mask=rows < row_end)
+
+
+@triton.jit
+def common_reference(partial_nearest, partial_level, rows, inside, num_rows, num_splits, kappa):
+    """The reference `(nearest, level)` of all splits of `rows`; (0, 0) for rows without mass."""
+    nearest = tl.full(rows.shape, float("-inf"), tl.float32)
+    for split in range(num_splits):
+        slot = tl.cast(split, tl.int64) * num_rows
+        nearest = tl.maximum(
+            nearest, tl.load(partial_nearest + slot + rows, mask=inside, other=float("-inf"))
+        )
+    nearest = tl.where(nearest == float("-inf"), 0.0, nearest)
+    level = tl.full(rows.shape, float("-inf"), tl.float32)
+    for split in range(num_splits):
+        slot = tl.cast(split, tl.int64) * num_rows
+        level = tl.maximum(
+            level, split_level(partial_nearest, partial_level, slot + rows, inside, nearest, kappa)
+        )
+    return nearest, tl.where(level == float("-inf"), 0.0, level)
+
+
+@triton.jit
+def split_level(partial_nearest, partial_level, places, inside, nearest, kappa):
+    """The level of one split relative to the common `nearest`, -inf where it met no mass."""
+    own = tl.load(partial_nearest + places, mask=inside, other=float("-inf"))
+    level = tl.load(partial_level + places, mask=inside, other=float("-inf"))
+    return tl.where(own == float("-inf"), float("-inf"), (own - nearest) * kappa + level)
+
+
+@triton.jit(
+    do_not_specialize=["num_rows", "num_splits"],
+    do_not_specialize_on_alignment=["points", "kappa_pointer", "eta_pointer"],
+)
+def mean_shift_finish_kernel(
+    points,
+    partial_sum,
+    partial_nearest,
+    partial_level,
+    partial_density,
+    kappa_pointer,
+    eta_pointer,
+    moved,
+    mean,
+    log_density,
+    num_rows,
+    num_splits,
+    D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """L of (1), M and Z of (2) from the partial sums of all splits.
+
+    Computes  L_i = kappa (nearest_i - 1) + ln 2 (level_i + log2 sum), M_i, Z_i, for the largest of all references.
+    Owns      BLOCK_M rows.
+    Tiles     [BLOCK_M, BLOCK_D] in registers.
+    Types     float32 throughout.
+    Bits      splits are added in order: deterministic.
+    """
+    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    inside = rows < num_rows
+    kappa = log2_concentration(kappa_pointer)
+    nearest, level = common_reference(
+        partial_nearest, partial_level, rows, inside, num_rows, num_splits, kappa
+    )
+    density = tl.zeros([BLOCK_M], tl.float32)
+    total = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    for split in range(num_splits):
+        slot = tl.cast(split, tl.int64) * num_rows
+        scale = tl.exp2(
+            split_level(partial_nearest, partial_level, slot + rows, inside, nearest, kappa) - level
+        )
+        density += scale * tl.load(partial_density + slot + rows, mask=inside, other=0.0)
+        total += scale[:, None] * load_rows(partial_sum + slot * D, rows, num_rows, D, BLOCK_D)
+    x = load_rows(points, rows, num_rows, D, BLOCK_D)
+    empty = density == 0.0  # an image without mass: its rows stay
+    known = tl.where(empty, 1.0, density)
+    m = tl.where(empty[:, None], x, total / known[:, None])
+    eta = tl.load(eta_pointer)
+    y = eta * m + (1.0 - eta) * x
+    largest = tl.max(tl.abs(y), 1)
+    y = y / tl.where(largest == 0.0, 1.0, largest)[:, None]
+    length = tl.sqrt(tl.sum(y * y, 1))
+    z = y / tl.where(length == 0.0, 1.0, length)[:, None]
+    store_rows(moved, z, rows, num_rows, D, BLOCK_D)
+    store_rows(mean, m, rows, num_rows, D, BLOCK_D)
+    value = ((nearest - 1.0) * kappa + (level + tl.log2(known) - SCALE_EXPONENT)) / LOG2_E
+    tl.store(log_density + rows, tl.where(empty, float("-inf"), value), mask=inside)

@@ -1,0 +1,249 @@
+"""Triton kernels of the pairwise loss; formula numbers are those of `backends/reference/pairwise_loss.py`.
+
+Rows come sorted by (image, instance). The hinge visits pairs of different instances; the same-instance part is the
+closed form (4), from sums over the rows of an instance: first what each row tile holds of its first and its last
+instance, then, where an instance reaches beyond a tile, the sums of the other tiles.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from rpe_ops.backends.triton.kernels.tiles import load_rows, rows_times_rows, store_rows
+
+
+@triton.jit(
+    do_not_specialize=["num_rows", "num_splits"], do_not_specialize_on_alignment=["weight", "offsets"]
+)
+def hinge_kernel(
+    points,
+    points_low,
+    weighted,
+    weighted_low,
+    weight,
+    instance,
+    instance_begin,
+    instance_end,
+    tile_image,
+    tile_row,
+    offsets,
+    partial_hinge,
+    partial_grad,
+    threshold,
+    num_rows,
+    num_splits,
+    D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    WITH_GRADIENT: tl.constexpr,
+    SPLIT: tl.constexpr,
+):
+    """The hinge of (2) and its part of (3) over one split of the columns, both without the row's own weight.
+
+    Computes  sum_j w_j 1{y_i != y_j} [c_ij - threshold]_+  and  sum_j 1{y_i != y_j} 1{c_ij > threshold} (w_j x_j).
+    Owns      BLOCK_M rows of one image; program (row tile, split). Column tiles inside the only instance of a row tile
+              are passed over.
+    Tiles     x_i [BLOCK_M, BLOCK_D] in registers, x_j and w_j x_j [BLOCK_N, BLOCK_D] through shared memory.
+    Types     loads float16 (SPLIT: in two parts), accumulates and stores float32; the mask is exact.
+    Bits      one writer per row and split, columns in order: deterministic.
+    """
+    tile = tl.program_id(0)
+    split = tl.program_id(1)
+    image = tl.load(tile_image + tile)
+    if image < 0:
+        return
+    row_begin = tl.load(tile_row + tile)
+    rows = row_begin + tl.arange(0, BLOCK_M)
+    begin = tl.load(offsets + image).to(tl.int32)
+    end = tl.load(offsets + image + 1).to(tl.int32)
+    x_i = load_rows(points, rows, end, D, BLOCK_D)  # [BLOCK_M, BLOCK_D]
+    x_i_low = load_rows(points_low, rows, end, D, BLOCK_D)
+    instance_i = tl.load(instance + rows, mask=rows < end, other=-1)
+    # column tiles, counted from the image's first, of which all pairs are of one instance
+    row_last = tl.minimum(row_begin + BLOCK_M, end) - 1
+    alone = tl.load(instance + row_begin) == tl.load(instance + row_last)
+    hole = tl.cdiv(tl.load(instance_begin + row_begin) - begin, BLOCK_N)
+    hole_end = tl.where(
+        tl.load(instance_end + row_begin) == end,
+        tl.cdiv(end - begin, BLOCK_N),
+        (tl.load(instance_end + row_begin) - begin) // BLOCK_N,
+    )
+    skipped = tl.where(alone, tl.maximum(hole_end - hole, 0), 0)
+    visited = tl.cdiv(end - begin, BLOCK_N) - skipped
+    each = tl.cdiv(visited, num_splits)
+    hinge = tl.zeros([BLOCK_M], tl.float32)
+    grad = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    for number in range(split * each, tl.minimum((split + 1) * each, visited)):
+        columns = begin + tl.where(number < hole, number, number + skipped) * BLOCK_N + tl.arange(0, BLOCK_N)
+        inside = columns < end
+        x_j = load_rows(points, columns, end, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
+        x_j_low = load_rows(points_low, columns, end, D, BLOCK_D)
+        weight_j = tl.load(weight + columns, mask=inside, other=0.0)  # no weight outside
+        instance_j = tl.load(instance + columns, mask=inside, other=-1)
+        zero = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+        excess = rows_times_rows(x_i, x_i_low, x_j, x_j_low, zero, SPLIT) - threshold
+        excess = tl.where(instance_i[:, None] == instance_j[None, :], 0.0, tl.maximum(excess, 0.0))
+        hinge += tl.sum(excess * weight_j[None, :], 1)
+        if WITH_GRADIENT:
+            weighted_j = load_rows(weighted, columns, end, D, BLOCK_D)
+            active = (excess > 0.0).to(weighted_j.dtype)
+            if SPLIT:
+                grad = tl.dot(active, load_rows(weighted_low, columns, end, D, BLOCK_D), grad)
+            grad = tl.dot(active, weighted_j, grad)
+    slot = split.to(tl.int64) * num_rows
+    tl.store(partial_hinge + slot + rows, hinge, mask=rows < end)
+    if WITH_GRADIENT:
+        store_rows(partial_grad + slot * D, grad, rows, end, D, BLOCK_D)
+
+
+@triton.jit(do_not_specialize_on_alignment=["points", "weight", "offsets"])
+def instance_sum_kernel(
+    points,
+    weight,
+    instance,
+    tile_image,
+    tile_row,
+    offsets,
+    edge_sum,
+    edge_mass,
+    D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """v_q and W_q of (4) over the rows that one tile holds of its first and of its last instance.
+
+    Computes  `edge_sum [R, 2, D]` and `edge_mass [R, 2]`.
+    Owns      one row tile of BLOCK_M rows.
+    Tiles     [BLOCK_M, BLOCK_D] in registers.
+    Types     float32 throughout.
+    Bits      one writer per tile: deterministic.
+    """
+    tile = tl.program_id(0)
+    image = tl.load(tile_image + tile)
+    if image < 0:
+        return
+    row_begin = tl.load(tile_row + tile)
+    end = tl.load(offsets + image + 1).to(tl.int32)
+    rows = row_begin + tl.arange(0, BLOCK_M)
+    own = tl.load(instance + rows, mask=rows < end, other=-1)
+    mass = tl.load(weight + rows, mask=rows < end, other=0.0)
+    weighted = load_rows(points, rows, end, D, BLOCK_D) * mass[:, None]
+    columns = tl.arange(0, BLOCK_D)
+    for edge in tl.static_range(2):
+        row = row_begin if edge == 0 else tl.minimum(row_begin + BLOCK_M, end) - 1
+        same = own == tl.load(instance + row)
+        slot = tile.to(tl.int64) * 2 + edge
+        total = tl.sum(tl.where(same[:, None], weighted, 0.0), 0)
+        tl.store(edge_sum + slot * D + columns, total, mask=columns < D)
+        tl.store(edge_mass + slot, tl.sum(tl.where(same, mass, 0.0), 0))
+
+
+@triton.jit
+def add_tiles(total, mass, edge_sum, edge_mass, first, last, edge, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """`total [BLOCK_D]` and `mass` plus the edge sums of the tiles from `first` to before `last`."""
+    columns = tl.arange(0, BLOCK_D)
+    for begin in range(first, last, 16):
+        tiles = begin + tl.arange(0, 16)
+        slots = tiles.to(tl.int64) * 2 + edge
+        inside = (tiles < last)[:, None] & (columns < D)[None, :]
+        total += tl.sum(tl.load(edge_sum + slots[:, None] * D + columns[None, :], mask=inside, other=0.0), 0)
+        mass += tl.sum(tl.load(edge_mass + slots, mask=tiles < last, other=0.0), 0)
+    return total, mass
+
+
+@triton.jit(
+    do_not_specialize=["num_rows", "num_splits"],
+    do_not_specialize_on_alignment=["points", "weight", "offsets"],
+)
+def loss_finish_kernel(
+    points,
+    weight,
+    instance,
+    instance_begin,
+    instance_end,
+    tile_image,
+    tile_row,
+    tiles_before,
+    offsets,
+    edge_sum,
+    edge_mass,
+    partial_hinge,
+    partial_grad,
+    inverse_scale,
+    tile_loss,
+    grad,
+    num_rows,
+    num_splits,
+    D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    WITH_GRADIENT: tl.constexpr,
+):
+    """(2) summed over the rows of a tile, and (3).
+
+    Computes  sum_i w_i (hinge_i + W_q - x_i.v_q) / 2  and  w_i (repulsion_i - v_q), q the instance of row i.
+    Owns      one row tile of BLOCK_M rows.
+    Tiles     [BLOCK_M, BLOCK_D] in registers.
+    Types     float32 throughout.
+    Bits      splits, tiles and instances are added in order: deterministic.
+    """
+    tile = tl.program_id(0)
+    image = tl.load(tile_image + tile)
+    if image < 0:
+        return
+    row_begin = tl.load(tile_row + tile)
+    begin = tl.load(offsets + image).to(tl.int32)
+    end = tl.load(offsets + image + 1).to(tl.int32)
+    rows = row_begin + tl.arange(0, BLOCK_M)
+    inside = rows < end
+    own = tl.load(instance + rows, mask=inside, other=-1)
+    own_weight = tl.load(weight + rows, mask=inside, other=0.0)
+    x = load_rows(points, rows, end, D, BLOCK_D)
+    weighted = x * own_weight[:, None]
+    value = tl.zeros([BLOCK_M], tl.float32)
+    slope = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    for split in range(num_splits):
+        slot = tl.cast(split, tl.int64) * num_rows
+        value += tl.load(partial_hinge + slot + rows, mask=inside, other=0.0)
+        if WITH_GRADIENT:
+            slope += load_rows(partial_grad + slot * D, rows, end, D, BLOCK_D)
+    if WITH_GRADIENT:
+        slope = slope * tl.load(inverse_scale + image)
+    row_last = tl.minimum(row_begin + BLOCK_M, end) - 1
+    first_instance = tl.load(instance + row_begin)
+    last_instance = tl.load(instance + row_last)
+    first_tile = tl.load(tiles_before + image)
+    reach_begin = first_tile + (tl.load(instance_begin + row_begin) - begin) // BLOCK_M
+    reach_end = first_tile + (tl.load(instance_end + row_last) - 1 - begin) // BLOCK_M + 1
+    for q in range(first_instance, last_instance + 1):
+        same = own == q
+        centre = tl.sum(tl.where(same[:, None], weighted, 0.0), 0)  # [BLOCK_D]
+        mass = tl.sum(tl.where(same, own_weight, 0.0), 0)
+        if q == first_instance:
+            centre, mass = add_tiles(centre, mass, edge_sum, edge_mass, reach_begin, tile, 1, D, BLOCK_D)
+        if q == last_instance:
+            centre, mass = add_tiles(centre, mass, edge_sum, edge_mass, tile + 1, reach_end, 0, D, BLOCK_D)
+        value += tl.where(same, mass - tl.sum(x * centre[None, :], 1), 0.0)
+        if WITH_GRADIENT:
+            slope -= tl.where(same[:, None], centre[None, :], 0.0)
+    tl.store(tile_loss + tile, tl.sum(value * own_weight, 0) / 2.0)
+    if WITH_GRADIENT:
+        store_rows(grad, slope * own_weight[:, None], rows, end, D, BLOCK_D)
+
+
+@triton.jit
+def image_loss_kernel(tile_loss, tiles_before, loss, BLOCK: tl.constexpr):
+    """The loss of each image: the sum over its row tiles.
+
+    Computes  one number.    Owns  one image.    Tiles  [BLOCK] in registers.
+    Types     float32.       Bits  tiles are added in order: deterministic.
+    """
+    image = tl.program_id(0)
+    total = tl.zeros([BLOCK], tl.float32)
+    last = tl.load(tiles_before + image + 1)
+    for begin in range(tl.load(tiles_before + image), last, BLOCK):
+        tiles = begin + tl.arange(0, BLOCK)
+        total += tl.load(tile_loss + tiles, mask=tiles < last, other=0.0)
+    tl.store(loss + image, tl.sum(total, 0))

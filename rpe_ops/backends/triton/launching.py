@@ -1,0 +1,44 @@
+"""From PyTorch to a kernel: rows as operands of the tensor cores, and the launch itself."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rpe_ops.backends.triton.shapes import TileShape
+
+
+def compile_options(shape: TileShape) -> dict[str, Any]:
+    """What Triton is told beside the kernel's constants.
+
+    Left to itself ptxas spills a few bytes now and then to fit one more program; all registers are allowed instead.
+    """
+    return {"num_warps": shape.warps, "num_stages": shape.stages, "enable_fp_fusion": True, "maxnreg": 255}
+
+
+def launch(kernel: Any, grid: tuple[int, ...], shape: TileShape, *arguments: Any, **constants: Any) -> None:
+    """Run `kernel` on the device of its first argument."""
+    device = arguments[0].device
+    guard = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+    with guard:
+        kernel[grid](*arguments, **constants, **compile_options(shape))
+
+
+class Operands(NamedTuple):
+    """Rows as the tensor cores read them: their float16 copy, and, for float32-grade products, what that leaves."""
+
+    high: Tensor
+    low: Tensor | None
+
+    def rounded(self) -> Tensor:
+        """The rows that the operands stand for, in float32."""
+        return self.high.float() if self.low is None else self.high.float() + self.low
+
+
+def operands(rows: Tensor, half: bool) -> Operands:
+    """Split float32 rows. The two parts of a unit row hold it to 2^-26, a float32 component near 1 to 2^-24."""
+    high = rows.to(torch.float16)
+    return Operands(high, None if half else (rows - high.float()).to(torch.float16))

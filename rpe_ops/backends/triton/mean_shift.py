@@ -1,0 +1,312 @@
+"""One mean-shift step in Triton: operands, tiles and splits are chosen here, the pairs done by the kernels.
+
+Formula numbers are those of `backends/reference/mean_shift.py`. Work per row, O(N D), is plain PyTorch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rpe_ops.backends.images import image_maximum, image_of_rows
+from rpe_ops.backends.rows import row_gradients
+from rpe_ops.backends.triton.kernels.mean_shift import mean_shift_finish_kernel, mean_shift_forward_kernel
+from rpe_ops.backends.triton.kernels.mean_shift_backward import (
+    blurring_backward_kernel,
+    column_backward_kernel,
+    row_backward_kernel,
+)
+from rpe_ops.backends.triton.kernels.tiles import LARGEST_FLOAT, LOG2_E
+from rpe_ops.backends.triton.launching import Operands, launch, operands
+from rpe_ops.backends.triton.shapes import TileShape, block_dim, num_splits, row_shape, row_tiles, tile_shape
+
+# Scaled rows h have lengths up to this. A slope is at most four times as long, times a kernel value that rounding may
+# double, and float16 ends at 65,504.
+_LONGEST_SLOPE = 2.0**12
+
+
+def forward(
+    points: Tensor,
+    sources: Tensor | None,
+    log_weight: Tensor | None,
+    kappa: Tensor,
+    eta: Tensor,
+    point_offsets: Tensor,
+    source_offsets: Tensor,
+    half: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Z, M and L; arguments and results as in the reference."""
+    num_points, dim = points.shape
+    moved, mean = torch.empty_like(points), torch.empty_like(points)
+    log_density = points.new_empty(num_points)
+    if num_points == 0:
+        return moved, mean, log_density
+    x = operands(points, half)
+    y = x if sources is None else operands(sources, half)
+    partners = points if sources is None else sources
+    shape = tile_shape("mean_shift_forward", dim, half, points.device)
+    tiles = row_tiles(point_offsets, num_points, shape.rows)
+    splits = _splits(tiles.count, partners, source_offsets, shape)
+    fixed_shift = sources is None and log_weight is None
+    largest_cosine = _largest_cosine(x, point_offsets) if fixed_shift else None
+    partial_sum = points.new_empty(splits, num_points, dim)
+    partial_rows = _buffers(3, points, splits, num_points)  # nearest, level, density
+    launch(
+        mean_shift_forward_kernel,
+        (tiles.count, splits),
+        shape,
+        *(*x, *y, largest_cosine, log_weight, kappa, tiles.image, tiles.row, point_offsets, source_offsets),
+        *(partial_sum, *partial_rows, num_points, splits),
+        **_constants(dim, shape, half),
+        FIXED_SHIFT=fixed_shift,
+    )
+    finish = row_shape(dim)
+    launch(
+        mean_shift_finish_kernel,
+        (-(-num_points // finish.rows),),
+        finish,
+        *(points, partial_sum, *partial_rows, kappa, eta, moved, mean, log_density),
+        *(num_points, splits),
+        D=dim,
+        BLOCK_M=finish.rows,
+        BLOCK_D=block_dim(dim),
+    )
+    return moved, mean, log_density
+
+
+def backward(
+    grad_moved: Tensor,
+    points: Tensor,
+    sources: Tensor | None,
+    log_weight: Tensor | None,
+    kappa: Tensor,
+    eta: Tensor,
+    point_offsets: Tensor,
+    source_offsets: Tensor,
+    mean: Tensor,
+    log_density: Tensor,
+    with_grad_weight: bool,
+    half: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of points, sources, weight, kappa and eta; arguments and results as in the reference."""
+    dim = points.shape[1]
+    g, h = row_gradients(grad_moved, points, mean, eta)
+    grad_eta = (g * (mean - points)).sum()
+    partners = points if sources is None else sources
+    if points.shape[0] == 0 or partners.shape[0] == 0:
+        grad_sources = points.new_zeros(0 if sources is None else partners.shape[0], dim)
+        grad_weight = points.new_zeros(partners.shape[0] if with_grad_weight else 0)
+        return g, grad_sources, grad_weight, torch.zeros_like(kappa), grad_eta
+    shared = (kappa, point_offsets, source_offsets, mean)
+    if sources is None and log_weight is None:
+        pull, grad_kappa = _blurring(points, h, kappa, point_offsets, mean, log_density, half)
+        staying = (log_density == -torch.inf)[:, None]
+        return (
+            torch.where(staying, g, (1.0 - eta) * g + pull),
+            points.new_empty(0, dim),
+            points.new_empty(0),
+            grad_kappa,
+            grad_eta,
+        )
+    row_sum, column_sum, grad_weight = _rows_and_columns(points, sources, log_weight, h, *shared, half)
+    grad_kappa = (points * row_sum).sum()
+    staying = (log_density == -torch.inf)[:, None]  # Y_i = x_i whatever eta is
+    grad_points = torch.where(staying, g, (1.0 - eta) * g + kappa * row_sum)
+    if sources is None:
+        grad_points, column_sum = grad_points + column_sum, column_sum[:0]
+    return (
+        grad_points,
+        column_sum,
+        grad_weight if with_grad_weight else points.new_empty(0),
+        grad_kappa,
+        grad_eta,
+    )
+
+
+def _blurring(
+    points: Tensor, h: Tensor, kappa: Tensor, offsets: Tensor, mean: Tensor, log_density: Tensor, half: bool
+) -> tuple[Tensor, Tensor]:
+    """kappa R + C of (5) and (6), `[N, D]`, and the gradient of kappa: sum_i x_i.R_i, since each sum_j S_ij is 0."""
+    num_points, dim = points.shape
+    x = operands(points, half)
+    log2_kappa = _log2_concentration(kappa)
+    # Exponents (c - 1) kappa reach up to this, above 0 since operands are rounded; half of it is taken off either row.
+    longest, image = image_maximum(x.rounded().square().sum(1), offsets)
+    excess = (longest - 1.0).clamp_min(0.0)[image] * log2_kappa
+    # A zero row has the same exponent with all, so small that its inverse would overflow: it is raised to 0.
+    zero_row = (points == 0).all(1)
+    lift = torch.where(zero_row, log2_kappa + excess / 2.0, -excess / 2.0)
+    level = torch.where(
+        zero_row, (log_density + kappa).clamp_min(0.0) * LOG2_E.value, log_density * LOG2_E.value - excess
+    )
+    staying = log_density == -torch.inf
+    inverse_density = torch.where(staying, 0.0, torch.exp2(-level))
+    u, v, scale = _scaled_slopes(inverse_density[:, None] * h, mean, offsets, half)
+    shape = tile_shape("mean_shift_backward", dim, half, points.device)
+    tiles = row_tiles(offsets, num_points, shape.rows)
+    splits = _splits(tiles.count, points, offsets, shape)
+    partial_points, partial_slopes = _buffers(2, h, splits, num_points, dim)
+    launch(
+        blurring_backward_kernel,
+        (tiles.count, splits),
+        shape,
+        *(
+            *operands(points, half),
+            *u,
+            v,
+            lift,
+            kappa,
+            tiles.image,
+            tiles.row,
+            offsets,
+            partial_points,
+            partial_slopes,
+        ),
+        *(num_points, splits),
+        **_constants(dim, shape, half),
+    )
+    row_scale = _per_row(scale, offsets, num_points)
+    pair_sum = partial_points.sum(0) / row_scale
+    return kappa * pair_sum + partial_slopes.sum(0) / row_scale, (points * pair_sum).sum() / 2.0
+
+
+def _rows_and_columns(
+    points: Tensor,
+    sources: Tensor | None,
+    log_weight: Tensor | None,
+    h: Tensor,
+    kappa: Tensor,
+    point_offsets: Tensor,
+    source_offsets: Tensor,
+    mean: Tensor,
+    half: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """R `[M, D]`, C `[T, D]` and the gradient of the masses `[T]` of (5), (6) and (8)."""
+    partners = points if sources is None else sources
+    (num_points, dim), num_sources = points.shape, partners.shape[0]
+    x = operands(points, half)
+    y = x if sources is None else operands(sources, half)
+    slopes, shift, scale = _scaled_slopes(h, mean, point_offsets, half)
+    shape = tile_shape("mean_shift_backward", dim, half, points.device)
+    constants = _constants(dim, shape, half)
+    tiles = row_tiles(point_offsets, num_points, shape.rows)
+    splits = _splits(tiles.count, partners, source_offsets, shape)
+    inputs = (*x, *y, log_weight, *slopes)
+    row_sum = h.new_empty(splits, num_points, dim)
+    slope_sum, nearest, level, density = _buffers(4, h, splits, num_points)
+    launch(
+        row_backward_kernel,
+        (tiles.count, splits),
+        shape,
+        *(*inputs, shift, kappa, tiles.image, tiles.row, point_offsets, source_offsets),
+        *(row_sum, slope_sum, nearest, level, density, num_points, splits),
+        **constants,
+    )
+    nearest, level, share = _common_reference(nearest, level, density, kappa)
+    row_scale = _per_row(scale, point_offsets, num_points)
+    rest = (share * slope_sum).sum(0)  # 0 but for the rounding of e, which is taken out again
+    rows = ((share[:, :, None] * row_sum).sum(0) - rest[:, None] * mean) / row_scale
+    tiles = row_tiles(source_offsets, num_sources, shape.rows)
+    splits = _splits(tiles.count, points, point_offsets, shape)
+    sums = _buffers(2, h, splits, num_sources, dim)  # P h and S x
+    mass_sum = h.new_empty(splits, num_sources)
+    launch(
+        column_backward_kernel,
+        (tiles.count, splits),
+        shape,
+        *(
+            *inputs,
+            shift + rest,
+            nearest,
+            level,
+            kappa,
+            tiles.image,
+            tiles.row,
+            point_offsets,
+            source_offsets,
+        ),
+        *(*sums, mass_sum, num_sources, splits),
+        **constants,
+    )
+    source_scale = _per_row(scale, source_offsets, num_sources)
+    slope_sums, point_sums = (partial.sum(0) for partial in sums)
+    column_sum = (slope_sums + kappa * point_sums) / source_scale
+    grad_weight = mass_sum.sum(0) / source_scale[:, 0]
+    if log_weight is not None:
+        has_mass = log_weight != -torch.inf
+        column_sum = torch.where(has_mass[:, None], column_sum, 0.0)
+        grad_weight = grad_weight * torch.where(has_mass, torch.exp(-log_weight), 1.0)
+    return rows, column_sum, grad_weight
+
+
+def _common_reference(
+    nearest: Tensor, level: Tensor, density: Tensor, kappa: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the splits' references and densities `[S, N]` have in common: nearest `[N]`, log2 of the density relative to
+    it `[N]` (infinite without mass), and the factor `[S, N]` that makes sums over the splits those of P."""
+    top = nearest.amax(0)
+    top = torch.where(top == -torch.inf, 0.0, top)
+    relative = torch.where(
+        nearest == -torch.inf, -torch.inf, (nearest - top) * _log2_concentration(kappa) + level
+    )
+    highest = relative.amax(0)
+    highest = torch.where(highest == -torch.inf, 0.0, highest)
+    share = torch.exp2(relative - highest)
+    total = (share * density).sum(0)
+    return (
+        top,
+        highest + torch.where(total == 0, torch.inf, total.log2()),
+        share / torch.where(total == 0, 1.0, total),
+    )
+
+
+def _scaled_slopes(
+    slopes: Tensor, mean: Tensor, offsets: Tensor, half: bool
+) -> tuple[Operands, Tensor, Tensor]:
+    """Rows as operands, their products with M, and the scale of each image, a power of two.
+
+    The products are of the rounded rows: kappa multiplies what (4) leaves of the difference.
+    """
+    longest, image = image_maximum(slopes.norm(dim=1), offsets)
+    exponent = torch.floor(torch.log2(_LONGEST_SLOPE / longest)).clamp(-120.0, 120.0)
+    scale = torch.where(longest > 0, torch.exp2(exponent), 1.0)
+    rows = operands(slopes * scale[image, None], half)
+    return rows, (rows.rounded() * mean).sum(1), scale
+
+
+def _largest_cosine(x: Operands, offsets: Tensor) -> Tensor:
+    """|x_i| max_j |x_j| `[N]`, which no cosine of row i exceeds, whatever rounding did to the lengths."""
+    length = x.rounded().norm(dim=1)
+    longest, image = image_maximum(length, offsets)
+    return length * longest[image]
+
+
+def _log2_concentration(kappa: Tensor) -> Tensor:
+    """kappa log2(e), as the kernels have it."""
+    return (kappa * LOG2_E.value).clamp_max(LARGEST_FLOAT.value)
+
+
+def _per_row(scale: Tensor, offsets: Tensor, num_rows: int) -> Tensor:
+    """The scale of each row's image, `[T, 1]`."""
+    return scale[image_of_rows(offsets, num_rows)][:, None]
+
+
+def _buffers(count: int, like: Tensor, *shape: int) -> list[Tensor]:
+    """Unwritten tensors of their own: parts of one would be aligned differently for every N, and compiled for again."""
+    return [like.new_empty(shape) for _ in range(count)]
+
+
+def _splits(num_tiles: int, partners: Tensor, offsets: Tensor, shape: TileShape) -> int:
+    num_images = max(offsets.shape[0] - 1, 1)
+    return num_splits(num_tiles, -(-partners.shape[0] // num_images), shape, partners.device)
+
+
+def _constants(dim: int, shape: TileShape, half: bool) -> dict[str, int | bool]:
+    """What every kernel over pairs is compiled for."""
+    return {
+        "D": dim,
+        "BLOCK_M": shape.rows,
+        "BLOCK_N": shape.columns,
+        "BLOCK_D": block_dim(dim),
+        "SPLIT": not half,
+    }

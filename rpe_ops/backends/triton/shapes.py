@@ -1,0 +1,165 @@
+"""How the Triton kernels cut their work: tile sizes from a static table per architecture, columns split over programs.
+
+Everything here follows from shapes, dtypes and the device alone, never from values: nothing waits for the device, and
+equal shapes give equal sums. There is no autotuning: it would cost minutes at first use and change results between
+runs.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rpe_ops import settings
+
+
+@dataclass(frozen=True)
+class TileShape:
+    """Rows and columns of a tile, warps and pipeline stages of a program."""
+
+    rows: int
+    columns: int
+    warps: int
+    stages: int
+
+
+# A kernel and whether its operands are one float16 part -> tiles for BLOCK_D up to 32, 64, 128, 256. Read off
+# `benchmarks/results/triton_resources.json`: no spills, within 99 KB of shared memory, and as many warps on a
+# multiprocessor as the registers allow.
+_Widths = tuple[TileShape, TileShape, TileShape, TileShape]
+_PORTABLE: dict[tuple[str, bool], _Widths] = {
+    ("mean_shift_forward", True): (
+        TileShape(64, 64, 4, 2),
+        TileShape(64, 64, 4, 2),
+        TileShape(64, 32, 4, 2),
+        TileShape(64, 32, 8, 2),
+    ),
+    ("mean_shift_forward", False): (
+        TileShape(64, 64, 4, 2),
+        TileShape(64, 32, 4, 2),
+        TileShape(32, 32, 4, 2),
+        TileShape(16, 32, 4, 1),
+    ),
+    ("mean_shift_backward", True): (
+        TileShape(64, 32, 4, 2),
+        TileShape(64, 32, 4, 2),
+        TileShape(32, 32, 4, 2),
+        TileShape(32, 32, 8, 1),
+    ),
+    ("mean_shift_backward", False): (
+        TileShape(64, 32, 4, 2),
+        TileShape(32, 16, 8, 1),
+        TileShape(16, 16, 4, 1),
+        TileShape(16, 16, 8, 1),
+    ),
+}
+# Compute capability 9.0: matrix products straight from shared memory (wgmma) leave room for larger tiles.
+_HOPPER: dict[tuple[str, bool], _Widths] = {
+    ("mean_shift_forward", True): (
+        TileShape(64, 64, 4, 3),
+        TileShape(128, 64, 8, 3),
+        TileShape(64, 64, 4, 2),
+        TileShape(64, 32, 4, 2),
+    ),
+    ("mean_shift_forward", False): (
+        TileShape(64, 64, 4, 2),
+        TileShape(64, 64, 4, 2),
+        TileShape(64, 32, 4, 2),
+        TileShape(16, 32, 4, 1),
+    ),
+    ("mean_shift_backward", True): (
+        TileShape(64, 32, 4, 2),
+        TileShape(64, 64, 4, 2),
+        TileShape(64, 32, 4, 1),
+        TileShape(32, 32, 8, 1),
+    ),
+    ("mean_shift_backward", False): (
+        TileShape(64, 32, 4, 2),
+        TileShape(64, 32, 4, 2),
+        TileShape(16, 16, 4, 1),
+        TileShape(16, 16, 8, 1),
+    ),
+}
+# The other walks over pairs need what the forward needs.
+_LIKE = {"pairwise_loss": "mean_shift_forward", "connected_components": "mean_shift_forward"}
+# Small and of unlike sides, so that small problems meet many tiles.
+_INTERPRETED = TileShape(32, 16, 1, 1)
+_INTERPRETED_PROCESSORS = 2
+# Programs that a multiprocessor should be offered, and the fewest column tiles worth a program of their own.
+_PROGRAMS_PER_PROCESSOR = 4
+_TILES_PER_SPLIT = 8
+
+
+def tile_shape(kernel: str, dim: int, half: bool, device: torch.device) -> TileShape:
+    """The tile of `kernel` for rows of width `dim`, with float16 operands or float32 ones."""
+    if settings.triton_interprets():
+        return _INTERPRETED
+    table = _HOPPER if architecture(device) == 90 else _PORTABLE
+    return table[_LIKE.get(kernel, kernel), half][max(0, block_dim(dim).bit_length() - 6)]
+
+
+def row_shape(dim: int) -> TileShape:
+    """The rows of one program that does work per row in float32."""
+    return TileShape(min(64, 2048 // block_dim(dim)), 0, 4, 1)
+
+
+def block_dim(dim: int) -> int:
+    """BLOCK_D: the power of two at or above `dim` that a matrix product can have."""
+    return max(16, 1 << (dim - 1).bit_length())
+
+
+def num_splits(num_tiles: int, columns_per_image: int, shape: TileShape, device: torch.device) -> int:
+    """Into how many programs the columns of each row tile are divided: enough to fill the GPU, no more."""
+    tiles = -(-columns_per_image // shape.columns)
+    wanted = -(-_PROGRAMS_PER_PROCESSOR * _processors(device) // max(num_tiles, 1))
+    return max(1, min(wanted, tiles // _TILES_PER_SPLIT if not settings.triton_interprets() else tiles))
+
+
+@functools.cache
+def architecture(device: torch.device) -> int:
+    """Compute capability as one number, 90 for 9.0."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+@functools.cache
+def _processors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return _INTERPRETED_PROCESSORS
+    count: int = torch.cuda.get_device_properties(device).multi_processor_count
+    return count
+
+
+@dataclass(frozen=True)
+class RowTiles:
+    """Tiles of at most `height` rows that never cross an image.
+
+    `image [R]` and `row [R]`, int32: the image and the first row of each tile, image -1 for entries past the last tile;
+    `before [B+1]`, int32: number of tiles before each image. R follows from shapes alone.
+    """
+
+    image: Tensor
+    row: Tensor
+    before: Tensor
+    height: int
+
+    @property
+    def count(self) -> int:
+        """R."""
+        return self.image.shape[0]
+
+
+def row_tiles(offsets: Tensor, num_rows: int, height: int) -> RowTiles:
+    """Cut the images of `offsets [B+1]`, int64, into row tiles."""
+    num_images = offsets.shape[0] - 1
+    before = torch.zeros_like(offsets)
+    torch.cumsum((offsets.diff() + height - 1) // height, 0, out=before[1:])
+    tile = torch.arange(num_rows // height + num_images, device=offsets.device)
+    image = torch.searchsorted(before[1:].contiguous(), tile, right=True)
+    known = image.clamp(max=max(num_images - 1, 0))
+    row = offsets[known] + (tile - before[known]) * height
+    image = torch.where(image < num_images, image, -1)
+    return RowTiles(image.to(torch.int32), row.to(torch.int32), before.to(torch.int32), height)

@@ -1,0 +1,65 @@
+"""How the Triton backend cuts its work: row tiles of ragged batches, splits, the tables. No Triton is needed."""
+
+import pytest
+import torch
+
+from rpe_ops.backends.triton import shapes
+from rpe_ops.backends.triton.shapes import TileShape
+
+CPU = torch.device("cpu")
+TABLES = {"portable": shapes._PORTABLE, "hopper": shapes._HOPPER}
+
+
+@pytest.mark.parametrize("lengths", [(5,), (64,), (0, 1, 0), (63, 64, 65, 0, 200), (0,), ()])
+def test_row_tiles_cover_every_row_once_and_no_image_border(lengths):
+    offsets = torch.tensor([0, *lengths]).cumsum(0)
+    tiles = shapes.row_tiles(offsets, int(offsets[-1]), 64)
+    covered = []
+    for image, row in zip(tiles.image.tolist(), tiles.row.tolist(), strict=True):
+        if image >= 0:
+            begin, end = int(offsets[image]), int(offsets[image + 1])
+            assert begin <= row < end and (row - begin) % 64 == 0
+            covered += range(row, min(row + 64, end))
+    assert covered == list(range(int(offsets[-1])))
+    used = (tiles.image >= 0).sum()
+    assert tiles.before[-1] == used and not (tiles.image[used:] >= 0).any()
+
+
+@pytest.mark.parametrize("points", [1, 100, 4_096, 65_536])
+def test_splits_follow_shapes_alone_and_never_outnumber_the_work(points):
+    shape = TileShape(64, 64, 4, 2)
+    tiles = -(-points // shape.rows)
+    splits = shapes.num_splits(tiles, points, shape, CPU)
+    assert splits == shapes.num_splits(tiles, points, shape, CPU)
+    assert 1 <= splits <= max(1, -(-points // shape.columns))
+
+
+@pytest.mark.parametrize(
+    "dim, width", [(1, 16), (8, 16), (16, 16), (17, 32), (64, 64), (100, 128), (256, 256)]
+)
+def test_width_of_a_tile(dim, width):
+    assert shapes.block_dim(dim) == width
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES.keys())
+def test_tables_are_complete(table):
+    assert set(table) == {
+        (kernel, half) for kernel in ("mean_shift_forward", "mean_shift_backward") for half in (True, False)
+    }
+    for tiles in table.values():
+        assert len(tiles) == 4
+        for shape in tiles:
+            assert shape.rows >= 16 and shape.columns >= 16 and shape.warps in (4, 8) and shape.stages >= 1
+
+
+@pytest.mark.parametrize("architecture", [80, 86, 89, 90, 100, 120])
+@pytest.mark.parametrize("dim", [3, 32, 33, 64, 65, 128, 129, 256])
+def test_every_architecture_and_width_has_a_tile(monkeypatch, architecture, dim):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(shapes, "architecture", lambda device: architecture)
+    table = TABLES["hopper" if architecture == 90 else "portable"]
+    column = 0 if dim <= 32 else 1 if dim <= 64 else 2 if dim <= 128 else 3
+    for half in (True, False):
+        for kernel in ("mean_shift_forward", "mean_shift_backward"):
+            assert shapes.tile_shape(kernel, dim, half, CPU) == table[kernel, half][column]
+        assert shapes.tile_shape("pairwise_loss", dim, half, CPU) == table["mean_shift_forward", half][column]
