@@ -27,6 +27,14 @@ def pytest_addoption(parser):
     )
     group.addoption("--bench-dims", type=int, nargs="+", help="dimensions, instead of the device's own")
     group.addoption(
+        "--bench-dtypes", nargs="+", help="float32, float16 or bfloat16, instead of the device's own"
+    )
+    group.addoption(
+        "--bench-compiled",
+        action="store_true",
+        help="also what torch.compile makes, which takes seconds a case: naive PyTorch compiled, FlexAttention",
+    )
+    group.addoption(
         "--bench-output", type=Path, help="folder for the JSON and CSV files; default: none is written"
     )
     group.addoption("--bench-name", default="benchmark", help="name of the files, without extension")
@@ -63,7 +71,9 @@ def pytest_generate_tests(metafunc):
     device = bench_device(config)
     sizes = config.getoption("--bench-points", None) or SIZES[device.type]
     dims = config.getoption("--bench-dims", None) or DIMS[device.type]
-    shapes = [(n, dim, dtype, device) for dtype in DTYPES[device.type] for n in sizes for dim in dims]
+    named = config.getoption("--bench-dtypes", None)
+    dtypes = [getattr(torch, name) for name in named] if named else DTYPES[device.type]
+    shapes = [(n, dim, dtype, device) for dtype in dtypes for n in sizes for dim in dims]
     names = [f"{n}-{dim}-{str(dtype).removeprefix('torch.')}" for n, dim, dtype, _ in shapes]
     metafunc.parametrize("case_shape", shapes, ids=names)
 
@@ -74,6 +84,12 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if folder in item.path.parents:
                 item.add_marker(pytest.mark.skip(reason="a benchmark: run `pytest benchmarks --benchmark`"))
+
+
+@pytest.fixture
+def with_compiled(request) -> bool:
+    """Whether providers that torch.compile makes are wanted."""
+    return request.config.getoption("--bench-compiled")
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@
 #
 # Needs Python with torch, pytest and numpy, nothing else: no network, no installation (the checkout is on PYTHONPATH).
 # Every step has its own time limit, so that the whole ends within nine minutes and a step that hangs does not hide
-# the others; the exit status is 1 when any failed. FOLDER then holds at most eight files.
+# the others; the exit status is 1 when any failed. FOLDER then holds at most ten files.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 OUT=${1:-gpu_check_results}
@@ -70,15 +70,18 @@ print("every backend that can run here ran")
 tests=(tests)
 python3 -c 'import accelerate, cyclopts, pycocotools, tifffile' 2>/dev/null || tests+=(--ignore=tests/rpe)
 step tests-gpu 120 python3 -m pytest "${tests[@]}" -m gpu -q
-step tests 240 python3 -m pytest "${tests[@]}" -m "not gpu" --deselect tests/test_packaging.py --maxfail=20 -q
+# One process per file, eight at a time: most of the time goes into compiling kernels for every width there is.
+step tests 260 bash -c 'ls tests/test_*.py | grep -v -e packaging -e test_build -e test_cuda |
+    xargs -P 8 -n 1 python3 -m pytest -m "not gpu" --maxfail=20 -q'
 
 # Times: first the sizes that matter most, then the largest.
 bench() { # bench NAME SECONDS ARGUMENT...
     step "$1" "$2" python3 -m pytest benchmarks --benchmark --bench-device cuda --bench-output "$OUT" --bench-name "$1" -q \
         "${@:3}"
 }
-bench benchmark-gpu 150 --bench-points 16384 65536 --bench-dims 16 64
-bench benchmark-gpu-large 60 --bench-points 262144 --bench-dims 16
+bench benchmark-gpu 120 --bench-points 16384 65536 --bench-dims 8 16 64
+bench benchmark-gpu-large 60 --bench-points 262144 --bench-dims 16 --bench-dtypes float16
+bench benchmark-gpu-compiled 80 --bench-points 16384 --bench-dims 64 --bench-dtypes float16 --bench-compiled
 
 rm -f "$OUT"/*.csv
 if ((${#failed[@]})); then

@@ -69,7 +69,7 @@ class Row:
     dtype: str
     device: str
     provider: str
-    status: str = "ok"  # "ok", "absent", "out of memory" or "wrong"
+    status: str = "ok"  # "ok", "absent", "failed" (peers only), "out of memory" or "wrong"
     reason: str = ""
     error: float | None = None
     rounds: int = 0
@@ -125,6 +125,11 @@ def _checked_row(case: Case, provider: Provider, expected: Result) -> Row:
             result, peak, _ = _observed(provider.run, case.device)
     except torch.OutOfMemoryError as error:
         row.status, row.reason = "out of memory", str(error).splitlines()[0]
+        return row
+    except Exception as error:
+        if provider.name.startswith("rpe_ops"):
+            raise
+        row.status, row.reason = "failed", f"{type(error).__name__}: {str(error).splitlines()[:1]}"
         return row
     row.peak_mib = peak
     errors = [relative_error(one, other) for one, other in zip(result, expected, strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from peers import attention_providers, compiled_provider
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,13 +27,8 @@ def naive(embedding: Tensor) -> Tensor:
     return F.normalize(kernel @ x / kernel.sum(1, keepdim=True), dim=1)
 
 
-def attention(embedding: Tensor) -> Tensor:
-    x = F.normalize(embedding, dim=1)[None, None]
-    return F.normalize(F.scaled_dot_product_attention(x, x, x, scale=KAPPA)[0, 0], dim=1)
-
-
 @pytest.mark.parametrize("mode", ["forward", "forward+backward"])
-def test_mean_shift(mode, case_shape, bench):
+def test_mean_shift(mode, case_shape, bench, with_compiled):
     case = Case("mean_shift", mode, *case_shape)
     embedding, _ = embedding_and_label(case)
     generator = torch.Generator().manual_seed(1)
@@ -50,7 +46,8 @@ def test_mean_shift(mode, case_shape, bench):
     square_tensors = 2 if mode == "forward" else 4
     providers = [
         Provider("naive PyTorch", lambda: run(naive), square_tensors),
-        Provider("PyTorch SDPA", lambda: run(attention)),
+        *([compiled_provider(naive, run, square_tensors)] if with_compiled else []),
+        *attention_providers(case, KAPPA, run, with_compiled),
         *operator_providers(case, lambda backend: run(step(backend))),
     ]
     expected = run(step(exact_backend(case)), embedding.double())

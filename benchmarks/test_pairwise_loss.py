@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from peers import compiled_provider
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,7 +23,7 @@ def naive(embedding: Tensor, label: Tensor) -> Tensor:
     return (weight[:, None] * weight[None, :] * pair).sum() / x.shape[0]
 
 
-def test_pairwise_loss(case_shape, bench):
+def test_pairwise_loss(case_shape, bench, with_compiled):
     case = Case("pairwise_loss", "forward+backward", *case_shape)
     embedding, label = embedding_and_label(case)
 
@@ -37,6 +38,7 @@ def test_pairwise_loss(case_shape, bench):
     providers = [
         # Similarity, weights, the two branches and the gradients of three of them.
         Provider("naive PyTorch", lambda: run(lambda points: naive(points, label)), square_tensors=7),
+        *([compiled_provider(lambda points: naive(points, label), run, 4)] if with_compiled else []),
         *operator_providers(case, lambda backend: run(loss(backend))),
     ]
     expected = run(loss(exact_backend(case)), embedding.double())

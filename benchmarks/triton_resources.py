@@ -2,8 +2,8 @@
 
     python benchmarks/triton_resources.py [--arch 80 90] [--dim 16 64] [--check] [--output FILE]
 
-Registers, spills, shared memory and occupancy come from the compiled kernels themselves; the instructions of their
-matrix products from their PTX. No GPU is needed and nothing runs on one. The exit status is 1 when a kernel spills,
+Registers, spills, shared memory, occupancy and the instructions that a thread issues for each pair of points come from
+the compiled kernels themselves. No GPU is needed and nothing runs on one. The exit status is 1 when a kernel spills,
 does not compile, or does not fit; `--check` writes no file.
 
 The launches are those of the backend: it is called on empty tensors with its launcher replaced by a recorder.
@@ -78,6 +78,7 @@ class Resources:
     programs_per_multiprocessor: int = 0
     occupancy: float = 0.0
     products: str = ""
+    instructions_per_pair: float = 0.0
     error: str = ""
 
 
@@ -141,10 +142,11 @@ def compiled(launch: Launch, architecture: int) -> Resources:
         )
     except Exception as error:  # whatever the compiler raises is the finding
         return Resources(**asdict(described) | {"error": f"{type(error).__name__}: {str(error)[:500]}"})
-    return Resources(**asdict(described) | _measured(kernel, architecture, launch.shape.warps))
+    return Resources(**asdict(described) | _measured(kernel, architecture, launch.shape))
 
 
-def _measured(kernel: Any, architecture: int, warps: int) -> dict[str, Any]:
+def _measured(kernel: Any, architecture: int, shape: TileShape) -> dict[str, Any]:
+    warps = shape.warps
     usage = _resource_usage(kernel.asm["cubin"])
     registers, shared = usage["REG"], kernel.metadata.shared
     per_processor, per_block, threads = LIMITS[architecture]
@@ -153,6 +155,7 @@ def _measured(kernel: Any, architecture: int, warps: int) -> dict[str, Any]:
     programs = min(by_registers, by_shared, threads // (32 * warps))
     error = "" if shared <= per_block else f"{shared} bytes of shared memory, {per_block} are there"
     found = sorted(set(re.findall(r"\b(wgmma|tcgen05\.mma|mma\.sync)\b", kernel.asm["ptx"])))
+    pairs = shape.rows * shape.columns / (32 * warps)
     return {
         "registers": registers,
         # the stack of a kernel without calls holds nothing but spills
@@ -161,20 +164,44 @@ def _measured(kernel: Any, architecture: int, warps: int) -> dict[str, Any]:
         "programs_per_multiprocessor": programs,
         "occupancy": round(programs * 32 * warps / threads, 3),
         "products": " ".join(found),
+        "instructions_per_pair": round(_loop_length(kernel.asm["cubin"]) / pairs, 2) if pairs else 0.0,
         "error": error,
     }
 
 
+def _loop_length(cubin: bytes) -> int:
+    """Instructions of the loop with the most matrix products: what each thread issues for one tile of pairs."""
+    labels: dict[str, int] = {}
+    code: list[str] = []
+    for line in _tool("nvdisasm", "-c", cubin=cubin).splitlines():
+        label = re.match(r"\s*\.(L_x_\d+):", line)
+        if label:
+            labels[label[1]] = len(code)
+        instruction = re.search(r"/\*[0-9a-f]{4,}\*/\s+(.*?);", line)
+        if instruction:
+            code.append(instruction[1])
+    loops = [(0, 0)]
+    for place, instruction in enumerate(code):
+        target = re.search(r"BRA.*\.(L_x_\d+)", instruction)
+        if target and labels.get(target[1], place + 1) <= place:
+            loops.append((labels[target[1]], place + 1))
+    begin, end = max(loops, key=lambda loop: sum("MMA" in line for line in code[slice(*loop)]))
+    return end - begin
+
+
 def _resource_usage(cubin: bytes) -> dict[str, int]:
     """Registers, stack and local memory of the only kernel of a compiled file."""
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    text = _tool("cuobjdump", "-res-usage", cubin=cubin)
+    return {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text)}
+
+
+def _tool(name: str, *options: str, cubin: bytes) -> str:
+    """What one of the CUDA tools that come with Triton prints about a compiled file."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        text = subprocess.run(
-            [tool, "-res-usage", file.name], capture_output=True, text=True, check=True
-        ).stdout
-    return {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text)}
+        return subprocess.run([tool, *options, file.name], capture_output=True, text=True, check=True).stdout
 
 
 def _write(path: Path, table: list[Resources]) -> None:

@@ -42,10 +42,7 @@ def test_width_of_a_tile(dim, width):
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES.keys())
-def test_tables_are_complete(table):
-    assert set(table) == {
-        (kernel, half) for kernel in ("mean_shift_forward", "mean_shift_backward") for half in (True, False)
-    }
+def test_tables_hold_tiles_that_matrix_products_can_have(table):
     for tiles in table.values():
         assert len(tiles) == 4
         for shape in tiles:

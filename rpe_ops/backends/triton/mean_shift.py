@@ -15,13 +15,23 @@ from rpe_ops.backends.triton.kernels.mean_shift_backward import (
     blurring_backward_kernel,
     column_backward_kernel,
     row_backward_kernel,
+    tile_sum_kernel,
 )
-from rpe_ops.backends.triton.kernels.tiles import LARGEST_FLOAT, LOG2_E
+from rpe_ops.backends.triton.kernels.tiles import LARGEST_FLOAT, LOG2_E, SCALE_EXPONENT
 from rpe_ops.backends.triton.launching import Operands, launch, operands
-from rpe_ops.backends.triton.shapes import TileShape, block_dim, num_splits, row_shape, row_tiles, tile_shape
+from rpe_ops.backends.triton.shapes import (
+    TileShape,
+    block_dim,
+    fused_backward,
+    num_splits,
+    row_shape,
+    row_tiles,
+    tile_shape,
+)
 
-# Scaled rows h have lengths up to this. A slope is at most four times as long, times a kernel value that rounding may
-# double, and float16 ends at 65,504.
+# float32 sums of up to 256 products err by less than this factor.
+_ROUNDING = 1.0 + 2.0**-20
+# Rows h are scaled to lengths up to this. A slope is at most four times as long, and float16 ends at 65,504.
 _LONGEST_SLOPE = 2.0**12
 
 
@@ -98,7 +108,7 @@ def backward(
         grad_weight = points.new_zeros(partners.shape[0] if with_grad_weight else 0)
         return g, grad_sources, grad_weight, torch.zeros_like(kappa), grad_eta
     shared = (kappa, point_offsets, source_offsets, mean)
-    if sources is None and log_weight is None:
+    if sources is None and log_weight is None and fused_backward(dim, half):
         pull, grad_kappa = _blurring(points, h, kappa, point_offsets, mean, log_density, half)
         staying = (log_density == -torch.inf)[:, None]
         return (
@@ -109,7 +119,7 @@ def backward(
             grad_eta,
         )
     row_sum, column_sum, grad_weight = _rows_and_columns(points, sources, log_weight, h, *shared, half)
-    grad_kappa = (points * row_sum).sum()
+    grad_kappa = (points * row_sum).sum(dtype=torch.float64).to(kappa.dtype)
     staying = (log_density == -torch.inf)[:, None]  # Y_i = x_i whatever eta is
     grad_points = torch.where(staying, g, (1.0 - eta) * g + kappa * row_sum)
     if sources is None:
@@ -129,19 +139,15 @@ def _blurring(
     """kappa R + C of (5) and (6), `[N, D]`, and the gradient of kappa: sum_i x_i.R_i, since each sum_j S_ij is 0."""
     num_points, dim = points.shape
     x = operands(points, half)
-    log2_kappa = _log2_concentration(kappa)
-    # Exponents (c - 1) kappa reach up to this, above 0 since operands are rounded; half of it is taken off either row.
-    longest, image = image_maximum(x.rounded().square().sum(1), offsets)
-    excess = (longest - 1.0).clamp_min(0.0)[image] * log2_kappa
-    # A zero row has the same exponent with all, so small that its inverse would overflow: it is raised to 0.
-    zero_row = (points == 0).all(1)
-    lift = torch.where(zero_row, log2_kappa + excess / 2.0, -excess / 2.0)
-    level = torch.where(
-        zero_row, (log_density + kappa).clamp_min(0.0) * LOG2_E.value, log_density * LOG2_E.value - excess
-    )
-    staying = log_density == -torch.inf
-    inverse_density = torch.where(staying, 0.0, torch.exp2(-level))
-    u, v, scale = _scaled_slopes(inverse_density[:, None] * h, mean, offsets, half)
+    squared_length = x.rounded().square().sum(1)
+    largest, image = image_maximum(squared_length, offsets)
+    largest = largest * _ROUNDING
+    # P_ij = K_ij f_i, where K_ij is relative to `largest`. A zero row has P_ij = 1/N, but too small a K to divide by.
+    zero_row = squared_length == 0
+    outside = zero_row | (log_density == -torch.inf)
+    level = log_density * LOG2_E.value - (largest[image] - 1.0) * _log2_concentration(kappa)
+    share = torch.where(outside, 0.0, torch.exp2(-level))
+    u, v, scale = _scaled_slopes(share[:, None] * h, mean, offsets, half, 2.0**SCALE_EXPONENT.value)
     shape = tile_shape("mean_shift_backward", dim, half, points.device)
     tiles = row_tiles(offsets, num_points, shape.rows)
     splits = _splits(tiles.count, points, offsets, shape)
@@ -154,7 +160,7 @@ def _blurring(
             *operands(points, half),
             *u,
             v,
-            lift,
+            largest,
             kappa,
             tiles.image,
             tiles.row,
@@ -165,9 +171,30 @@ def _blurring(
         *(num_points, splits),
         **_constants(dim, shape, half),
     )
-    row_scale = _per_row(scale, offsets, num_points)
+    row_scale = (scale * 2.0**SCALE_EXPONENT.value)[image, None]
     pair_sum = partial_points.sum(0) / row_scale
-    return kappa * pair_sum + partial_slopes.sum(0) / row_scale, (points * pair_sum).sum() / 2.0
+    mean_slope = _image_sums(h, zero_row, offsets) / offsets.diff()[:, None].clamp_min(1)
+    pull = kappa * pair_sum + partial_slopes.sum(0) / row_scale + mean_slope[image]
+    return pull, (points * pair_sum).sum(dtype=torch.float64).to(kappa.dtype) / 2.0
+
+
+def _image_sums(rows: Tensor, chosen: Tensor, offsets: Tensor) -> Tensor:
+    """The sum of the chosen rows `[T, D]` of each image, `[B, D]`, added in a fixed order."""
+    dim = rows.shape[1]
+    shape = row_shape(dim)
+    tiles = row_tiles(offsets, rows.shape[0], shape.rows)
+    sums = rows.new_empty(tiles.count, dim)
+    launch(
+        tile_sum_kernel,
+        (tiles.count,),
+        shape,
+        *(rows, chosen.to(torch.int32), tiles.image, tiles.row, offsets, sums),
+        D=dim,
+        BLOCK_M=shape.rows,
+        BLOCK_D=block_dim(dim),
+    )
+    images = torch.arange(offsets.shape[0] - 1, device=rows.device, dtype=torch.int32)
+    return ((tiles.image == images[:, None]).double() @ sums.double()).float()
 
 
 def _rows_and_columns(
@@ -187,7 +214,7 @@ def _rows_and_columns(
     x = operands(points, half)
     y = x if sources is None else operands(sources, half)
     slopes, shift, scale = _scaled_slopes(h, mean, point_offsets, half)
-    shape = tile_shape("mean_shift_backward", dim, half, points.device)
+    shape = tile_shape("mean_shift_sides", dim, half, points.device)
     constants = _constants(dim, shape, half)
     tiles = row_tiles(point_offsets, num_points, shape.rows)
     splits = _splits(tiles.count, partners, source_offsets, shape)
@@ -261,24 +288,25 @@ def _common_reference(
 
 
 def _scaled_slopes(
-    slopes: Tensor, mean: Tensor, offsets: Tensor, half: bool
+    slopes: Tensor, mean: Tensor, offsets: Tensor, half: bool, headroom: float = 1.0
 ) -> tuple[Operands, Tensor, Tensor]:
     """Rows as operands, their products with M, and the scale of each image, a power of two.
 
-    The products are of the rounded rows: kappa multiplies what (4) leaves of the difference.
+    `headroom` is what multiplies slopes later. The products are of the rounded rows, since kappa multiplies what (4)
+    leaves of the difference.
     """
     longest, image = image_maximum(slopes.norm(dim=1), offsets)
-    exponent = torch.floor(torch.log2(_LONGEST_SLOPE / longest)).clamp(-120.0, 120.0)
+    exponent = torch.floor(torch.log2(_LONGEST_SLOPE / headroom / longest)).clamp(-120.0, 120.0)
     scale = torch.where(longest > 0, torch.exp2(exponent), 1.0)
     rows = operands(slopes * scale[image, None], half)
     return rows, (rows.rounded() * mean).sum(1), scale
 
 
 def _largest_cosine(x: Operands, offsets: Tensor) -> Tensor:
-    """|x_i| max_j |x_j| `[N]`, which no cosine of row i exceeds, whatever rounding did to the lengths."""
+    """|x_i| max_j |x_j| `[N]`, which no cosine of row i exceeds, whatever rounding did to lengths and sums."""
     length = x.rounded().norm(dim=1)
     longest, image = image_maximum(length, offsets)
-    return length * longest[image]
+    return length * longest[image] * _ROUNDING
 
 
 def _log2_concentration(kappa: Tensor) -> Tensor:

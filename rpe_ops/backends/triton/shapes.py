@@ -59,8 +59,8 @@ _PORTABLE: dict[tuple[str, bool], _Widths] = {
 # Compute capability 9.0: matrix products straight from shared memory (wgmma) leave room for larger tiles.
 _HOPPER: dict[tuple[str, bool], _Widths] = {
     ("mean_shift_forward", True): (
-        TileShape(64, 64, 4, 3),
-        TileShape(128, 64, 8, 3),
+        TileShape(64, 128, 4, 3),
+        TileShape(64, 128, 4, 3),
         TileShape(64, 64, 4, 2),
         TileShape(64, 32, 4, 2),
     ),
@@ -71,8 +71,8 @@ _HOPPER: dict[tuple[str, bool], _Widths] = {
         TileShape(16, 32, 4, 1),
     ),
     ("mean_shift_backward", True): (
-        TileShape(64, 32, 4, 2),
-        TileShape(64, 64, 4, 2),
+        TileShape(64, 128, 4, 2),
+        TileShape(64, 128, 4, 2),
         TileShape(64, 32, 4, 1),
         TileShape(32, 32, 8, 1),
     ),
@@ -82,9 +82,22 @@ _HOPPER: dict[tuple[str, bool], _Widths] = {
         TileShape(16, 16, 4, 1),
         TileShape(16, 16, 8, 1),
     ),
+    ("mean_shift_sides", True): (
+        TileShape(64, 32, 4, 2),
+        TileShape(64, 64, 4, 2),
+        TileShape(64, 32, 4, 1),
+        TileShape(32, 32, 8, 1),
+    ),
 }
-# The other walks over pairs need what the forward needs.
-_LIKE = {"pairwise_loss": "mean_shift_forward", "connected_components": "mean_shift_forward"}
+# Walks over pairs without a row of their own need what another needs: the loss and the components the forward, the two
+# sides of a backward (moving points, sources) the fused one.
+_LIKE = {
+    "pairwise_loss": "mean_shift_forward",
+    "connected_components": "mean_shift_forward",
+    "mean_shift_sides": "mean_shift_backward",
+}
+# Widest BLOCK_D for which the fused backward of blurring fits the registers, with half and with float32-grade operands.
+_WIDEST_FUSED = {True: 256, False: 128}
 # Small and of unlike sides, so that small problems meet many tiles.
 _INTERPRETED = TileShape(32, 16, 1, 1)
 _INTERPRETED_PROCESSORS = 2
@@ -98,7 +111,13 @@ def tile_shape(kernel: str, dim: int, half: bool, device: torch.device) -> TileS
     if settings.triton_interprets():
         return _INTERPRETED
     table = _HOPPER if architecture(device) == 90 else _PORTABLE
-    return table[_LIKE.get(kernel, kernel), half][max(0, block_dim(dim).bit_length() - 6)]
+    widths = table.get((kernel, half)) or table[_LIKE[kernel], half]
+    return widths[max(0, block_dim(dim).bit_length() - 6)]
+
+
+def fused_backward(dim: int, half: bool) -> bool:
+    """Whether one kernel does the backward of blurring for rows of width `dim`, or one per side."""
+    return block_dim(dim) <= _WIDEST_FUSED[half]
 
 
 def row_shape(dim: int) -> TileShape:

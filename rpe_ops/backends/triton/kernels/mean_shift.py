@@ -10,17 +10,68 @@ import triton
 import triton.language as tl
 
 from rpe_ops.backends.triton.kernels.tiles import (
-    LARGEST_EXPONENT,
     LOG2_E,
     SCALE_EXPONENT,
+    WIDEST_PEELED,
     column_range,
+    kernel_values,
     load_rows,
+    load_values,
     log2_concentration,
     raise_reference,
     rows_times_rows,
     store_rows,
     weights_times_rows,
 )
+
+
+@triton.jit
+def forward_tile(
+    x,
+    x_low,
+    sources,
+    sources_low,
+    log_weight,
+    kappa,
+    start,
+    last,
+    total,
+    density,
+    nearest,
+    level,
+    D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    FIXED_SHIFT: tl.constexpr,
+    SPLIT: tl.constexpr,
+    MASKED: tl.constexpr,
+):
+    """One column tile of `mean_shift_forward_kernel`: its sums and their reference, carried on."""
+    columns = start + tl.arange(0, BLOCK_N)
+    y = load_rows(sources, columns, last, D, BLOCK_D, MASKED)  # [BLOCK_N, BLOCK_D]
+    y_low = load_rows(sources_low, columns, last, D, BLOCK_D, MASKED)
+    zero = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    cosine = rows_times_rows(x, x_low, y, y_low, zero, SPLIT)  # [BLOCK_M, BLOCK_N]
+    if FIXED_SHIFT:
+        weight = kernel_values(cosine, nearest[:, None], kappa, SPLIT)
+        if MASKED:
+            weight = tl.where((columns < last)[None, :], weight, 0.0)
+    else:
+        allowed = columns < last
+        bias = tl.zeros([BLOCK_N], tl.float32)
+        if log_weight is not None:
+            bias = load_values(log_weight, columns, last, float("-inf"), MASKED) * LOG2_E
+            allowed = allowed & (bias != float("-inf"))
+            bias = tl.where(allowed, bias, 0.0)
+        exponent, rescale, nearest, level = raise_reference(
+            cosine, bias[None, :], allowed[None, :], kappa, nearest, level
+        )
+        weight = tl.exp2(exponent) * 2.0**SCALE_EXPONENT
+        total = total * rescale[:, None]
+        density = density * rescale
+    density += tl.sum(weight, 1)
+    return weights_times_rows(weight, y, y_low, total, SPLIT), density, nearest, level
 
 
 @triton.jit(
@@ -88,29 +139,53 @@ def mean_shift_forward_kernel(
     else:
         nearest = tl.full([BLOCK_M], float("-inf"), tl.float32)
         level = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    for start in range(first, last, BLOCK_N):
-        columns = start + tl.arange(0, BLOCK_N)
-        inside = columns < last
-        y = load_rows(sources, columns, last, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
-        y_low = load_rows(sources_low, columns, last, D, BLOCK_D)
-        cosine = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-        cosine = rows_times_rows(x, x_low, y, y_low, cosine, SPLIT)
-        if FIXED_SHIFT:
-            exponent = tl.minimum((cosine - nearest[:, None]) * kappa, LARGEST_EXPONENT)
-            exponent = tl.where(inside[None, :], exponent + SCALE_EXPONENT, float("-inf"))
-        else:
-            bias = tl.zeros([BLOCK_N], tl.float32)
-            if log_weight is not None:
-                bias = tl.load(log_weight + columns, mask=inside, other=float("-inf")) * LOG2_E
-            allowed = (inside & (bias != float("-inf")))[None, :]
-            bias = tl.where(inside & (bias != float("-inf")), bias, 0.0)[None, :]
-            exponent, rescale, nearest, level = raise_reference(cosine, bias, allowed, kappa, nearest, level)
-            exponent = exponent + SCALE_EXPONENT
-            total = total * rescale[:, None]
-            density = density * rescale
-        weight = tl.exp2(exponent)
-        density += tl.sum(weight, 1)
-        total = weights_times_rows(weight, y, y_low, total, SPLIT)
+    whole = first
+    if BLOCK_D <= WIDEST_PEELED:
+        whole = first + (last - first) // BLOCK_N * BLOCK_N
+        for start in range(first, whole, BLOCK_N):
+            total, density, nearest, level = forward_tile(
+                x,
+                x_low,
+                sources,
+                sources_low,
+                log_weight,
+                kappa,
+                start,
+                last,
+                total,
+                density,
+                nearest,
+                level,
+                D,
+                BLOCK_M,
+                BLOCK_N,
+                BLOCK_D,
+                FIXED_SHIFT,
+                SPLIT,
+                False,
+            )
+    for start in range(whole, last, BLOCK_N):
+        total, density, nearest, level = forward_tile(
+            x,
+            x_low,
+            sources,
+            sources_low,
+            log_weight,
+            kappa,
+            start,
+            last,
+            total,
+            density,
+            nearest,
+            level,
+            D,
+            BLOCK_M,
+            BLOCK_N,
+            BLOCK_D,
+            FIXED_SHIFT,
+            SPLIT,
+            True,
+        )
     slot = split.to(tl.int64) * num_rows
     store_rows(partial_sum + slot * D, total, rows, row_end, D, BLOCK_D)
     tl.store(partial_nearest + slot + rows, nearest, mask=rows < row_end)

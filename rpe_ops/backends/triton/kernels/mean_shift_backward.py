@@ -10,17 +10,67 @@ import triton
 import triton.language as tl
 
 from rpe_ops.backends.triton.kernels.tiles import (
-    LARGEST_EXPONENT,
     LOG2_E,
     SCALE_EXPONENT,
+    WIDEST_PEELED,
     column_range,
+    kernel_values,
     load_rows,
+    load_values,
     log2_concentration,
     raise_reference,
     rows_times_rows,
     store_rows,
     weights_times_rows,
 )
+
+
+@triton.jit
+def blurring_tile(
+    x_i,
+    x_i_low,
+    u_i,
+    u_i_low,
+    v_i,
+    largest,
+    points,
+    points_low,
+    slope_rows,
+    slope_rows_low,
+    slope_shift,
+    kappa,
+    start,
+    last,
+    sum_points,
+    sum_slopes,
+    D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    SPLIT: tl.constexpr,
+    MASKED: tl.constexpr,
+):
+    """One column tile of `blurring_backward_kernel`: its sums, carried on."""
+    columns = start + tl.arange(0, BLOCK_N)
+    x_j = load_rows(points, columns, last, D, BLOCK_D, MASKED)  # [BLOCK_N, BLOCK_D]
+    x_j_low = load_rows(points_low, columns, last, D, BLOCK_D, MASKED)
+    u_j = load_rows(slope_rows, columns, last, D, BLOCK_D, MASKED)
+    u_j_low = load_rows(slope_rows_low, columns, last, D, BLOCK_D, MASKED)
+    v_j = load_values(slope_shift, columns, last, 0.0, MASKED)
+    cosine = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    cosine = rows_times_rows(x_i, x_i_low, x_j, x_j_low, cosine, SPLIT)  # [BLOCK_M, BLOCK_N]
+    kernel = kernel_values(cosine, largest, kappa, SPLIT)
+    if MASKED:
+        kernel = tl.where((columns < last)[None, :], kernel, 0.0)
+    shift = v_i[:, None] + v_j[None, :]
+    slope = tl.zeros([BLOCK_M, BLOCK_N], tl.float32) if SPLIT else -shift
+    slope = rows_times_rows(u_i, u_i_low, x_j, x_j_low, slope, SPLIT)
+    slope = rows_times_rows(x_i, x_i_low, u_j, u_j_low, slope, SPLIT)
+    if SPLIT:  # near sums before their difference: its rounding is what kappa multiplies
+        slope -= shift
+    slope = kernel * slope
+    sum_points = weights_times_rows(slope, x_j, x_j_low, sum_points, SPLIT)
+    return sum_points, weights_times_rows(kernel, u_j, u_j_low, sum_slopes, SPLIT)
 
 
 @triton.jit(
@@ -32,7 +82,7 @@ def blurring_backward_kernel(
     slope_rows,
     slope_rows_low,
     slope_shift,
-    lift,
+    largest_cosine,
     kappa_pointer,
     tile_image,
     tile_row,
@@ -49,14 +99,14 @@ def blurring_backward_kernel(
 ):
     """(5) and (6) together, for points that are their own sources and have no masses.
 
-    With K_ij = exp(kappa (x_i.x_j - 1)), P_ij = K_ij f_i, u_i = f_i h_i (`slope_rows`), v_i = f_i e_i (`slope_shift`):
-    Computes  sum_j T_ij x_j  and  sum_j K_ij u_j  with  T_ij = S_ij + S_ji = K_ij (u_i.x_j + x_i.u_j - v_i - v_j).
+    With K_ij = exp(kappa (x_i.x_j - largest)), P_ij = K_ij f_i, u_i = f_i h_i (`slope_rows`), v_i = f_i e_i
+    (`slope_shift`), and `largest` the image's largest squared length:
+    Computes  sum_j T_ij x_j  and  sum_j K_ij u_j  with  T_ij = S_ij + S_ji = K_ij (u_i.x_j + x_i.u_j - v_i - v_j), both
+              times 2^SCALE_EXPONENT.
     Owns      BLOCK_M rows of one image; program (row tile, split). One exponential per pair serves both directions.
     Tiles     x_i, u_i [BLOCK_M, BLOCK_D] in registers, x_j, u_j [BLOCK_N, BLOCK_D] through shared memory.
     Types     loads float16 (SPLIT: in two parts), accumulates and stores float32.
     Bits      one writer per row and split, columns in order: deterministic.
-
-    Exponents are raised by `lift_i + lift_j`, which keeps K_ij below 1 and f_i finite.
     """
     tile = tl.program_id(0)
     split = tl.program_id(1)
@@ -71,32 +121,95 @@ def blurring_backward_kernel(
     u_i = load_rows(slope_rows, rows, row_end, D, BLOCK_D)
     u_i_low = load_rows(slope_rows_low, rows, row_end, D, BLOCK_D)
     v_i = tl.load(slope_shift + rows, mask=rows < row_end, other=0.0)
-    lift_i = tl.load(lift + rows, mask=rows < row_end, other=0.0)
+    largest = tl.load(largest_cosine + image)
     kappa = log2_concentration(kappa_pointer)
     sum_points = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     sum_slopes = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    for start in range(first, last, BLOCK_N):
-        columns = start + tl.arange(0, BLOCK_N)
-        inside = columns < last
-        x_j = load_rows(points, columns, last, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
-        x_j_low = load_rows(points_low, columns, last, D, BLOCK_D)
-        u_j = load_rows(slope_rows, columns, last, D, BLOCK_D)
-        u_j_low = load_rows(slope_rows_low, columns, last, D, BLOCK_D)
-        v_j = tl.load(slope_shift + columns, mask=inside, other=0.0)
-        lift_j = tl.load(lift + columns, mask=inside, other=float("-inf"))  # no kernel outside
-        zero = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-        cosine = rows_times_rows(x_i, x_i_low, x_j, x_j_low, zero, SPLIT)
-        exponent = (cosine - 1.0) * kappa + (lift_i[:, None] + lift_j[None, :])
-        kernel = tl.exp2(tl.minimum(exponent, LARGEST_EXPONENT))
-        slope = rows_times_rows(u_i, u_i_low, x_j, x_j_low, zero, SPLIT)
-        slope = rows_times_rows(x_i, x_i_low, u_j, u_j_low, slope, SPLIT)
-        slope = kernel * (slope - (v_i[:, None] + v_j[None, :]))
-        sum_points = weights_times_rows(slope, x_j, x_j_low, sum_points, SPLIT)
-        sum_slopes = weights_times_rows(kernel * 2.0**SCALE_EXPONENT, u_j, u_j_low, sum_slopes, SPLIT)
-    sum_slopes = sum_slopes * 2.0**-SCALE_EXPONENT
+    whole = first
+    if BLOCK_D <= WIDEST_PEELED:
+        whole = first + (last - first) // BLOCK_N * BLOCK_N
+        for start in range(first, whole, BLOCK_N):
+            sum_points, sum_slopes = blurring_tile(
+                x_i,
+                x_i_low,
+                u_i,
+                u_i_low,
+                v_i,
+                largest,
+                points,
+                points_low,
+                slope_rows,
+                slope_rows_low,
+                slope_shift,
+                kappa,
+                start,
+                last,
+                sum_points,
+                sum_slopes,
+                D,
+                BLOCK_M,
+                BLOCK_N,
+                BLOCK_D,
+                SPLIT,
+                False,
+            )
+    for start in range(whole, last, BLOCK_N):
+        sum_points, sum_slopes = blurring_tile(
+            x_i,
+            x_i_low,
+            u_i,
+            u_i_low,
+            v_i,
+            largest,
+            points,
+            points_low,
+            slope_rows,
+            slope_rows_low,
+            slope_shift,
+            kappa,
+            start,
+            last,
+            sum_points,
+            sum_slopes,
+            D,
+            BLOCK_M,
+            BLOCK_N,
+            BLOCK_D,
+            SPLIT,
+            True,
+        )
     slot = split.to(tl.int64) * num_rows * D
     store_rows(partial_points + slot, sum_points, rows, row_end, D, BLOCK_D)
     store_rows(partial_slopes + slot, sum_slopes, rows, row_end, D, BLOCK_D)
+
+
+@triton.jit
+def tile_sum_kernel(
+    values,
+    chosen,
+    tile_image,
+    tile_row,
+    offsets,
+    sums,
+    D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """The sum of the chosen rows of each row tile.
+
+    Computes  `sums [R, D]`.    Owns  one row tile.    Tiles  [BLOCK_M, BLOCK_D] in registers.
+    Types     float32.          Bits  one writer per tile: deterministic.
+    """
+    tile = tl.program_id(0)
+    columns = tl.arange(0, BLOCK_D)
+    total = tl.zeros([BLOCK_D], tl.float32)
+    image = tl.load(tile_image + tile)
+    if image >= 0:
+        rows = tl.load(tile_row + tile) + tl.arange(0, BLOCK_M)
+        end = tl.load(offsets + image + 1).to(tl.int32)
+        use = tl.load(chosen + rows, mask=rows < end, other=0) != 0
+        total += tl.sum(tl.where(use[:, None], load_rows(values, rows, end, D, BLOCK_D), 0.0), 0)
+    tl.store(sums + tile.to(tl.int64) * D + columns, total, mask=columns < D)
 
 
 @triton.jit(
@@ -249,13 +362,13 @@ def column_backward_kernel(
     y = load_rows(sources, columns, column_end, D, BLOCK_D)
     y_low = load_rows(sources_low, columns, column_end, D, BLOCK_D)
     bias = tl.zeros([BLOCK_M], tl.float32)
-    ceiling = tl.zeros([BLOCK_M], tl.float32) + LARGEST_EXPONENT
+    ceiling = tl.zeros([BLOCK_M], tl.float32)
     if log_weight is not None:
         bias = tl.load(log_weight + columns, mask=columns < column_end, other=0.0) * LOG2_E
         massless = bias == float("-inf")
         bias = tl.where(massless, 0.0, bias)
         # without its mass a source may outweigh all that have one; beyond this its square would overflow
-        ceiling = tl.where(massless, 60.0, LARGEST_EXPONENT)
+        ceiling = tl.where(massless, 60.0, 0.0)
     kappa = log2_concentration(kappa_pointer)
     sum_slopes = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     sum_points = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)

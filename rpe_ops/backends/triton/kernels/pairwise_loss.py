@@ -10,7 +10,52 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from rpe_ops.backends.triton.kernels.tiles import load_rows, rows_times_rows, store_rows
+from rpe_ops.backends.triton.kernels.tiles import load_rows, rows_times_rows, share_of_split, store_rows
+
+
+@triton.jit
+def hinge_tile(
+    x_i,
+    x_i_low,
+    instance_i,
+    points,
+    points_low,
+    weighted,
+    weighted_low,
+    weight,
+    instance,
+    threshold,
+    start,
+    end,
+    hinge,
+    grad,
+    D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    WITH_GRADIENT: tl.constexpr,
+    SPLIT: tl.constexpr,
+    MIXED: tl.constexpr,
+):
+    """One column tile of `hinge_kernel`: its sums, carried on. Not MIXED: no pair is of one instance."""
+    columns = start + tl.arange(0, BLOCK_N)
+    x_j = load_rows(points, columns, end, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
+    x_j_low = load_rows(points_low, columns, end, D, BLOCK_D)
+    weight_j = tl.load(weight + columns, mask=columns < end, other=0.0)  # no weight outside
+    excess = tl.zeros([BLOCK_M, BLOCK_N], tl.float32) - threshold
+    excess = rows_times_rows(x_i, x_i_low, x_j, x_j_low, excess, SPLIT)  # [BLOCK_M, BLOCK_N]
+    if MIXED:
+        instance_j = tl.load(instance + columns, mask=columns < end, other=-1)
+        excess = tl.where(instance_i[:, None] == instance_j[None, :], 0.0, excess)
+    active = excess > 0.0
+    hinge += tl.sum(tl.maximum(excess, 0.0) * weight_j[None, :], 1)
+    if WITH_GRADIENT:
+        weighted_j = load_rows(weighted, columns, end, D, BLOCK_D)
+        mask = active.to(weighted_j.dtype)
+        if SPLIT:
+            grad = tl.dot(mask, load_rows(weighted_low, columns, end, D, BLOCK_D), grad)
+        grad = tl.dot(mask, weighted_j, grad)
+    return hinge, grad
 
 
 @triton.jit(
@@ -43,8 +88,8 @@ def hinge_kernel(
     """The hinge of (2) and its part of (3) over one split of the columns, both without the row's own weight.
 
     Computes  sum_j w_j 1{y_i != y_j} [c_ij - threshold]_+  and  sum_j 1{y_i != y_j} 1{c_ij > threshold} (w_j x_j).
-    Owns      BLOCK_M rows of one image; program (row tile, split). Column tiles inside the only instance of a row tile
-              are passed over.
+    Owns      BLOCK_M rows of one image; program (row tile, split). Instances are compared only in tiles that hold some
+              of the rows' own; column tiles inside the only instance of a row tile are passed over.
     Tiles     x_i [BLOCK_M, BLOCK_D] in registers, x_j and w_j x_j [BLOCK_N, BLOCK_D] through shared memory.
     Types     loads float16 (SPLIT: in two parts), accumulates and stores float32; the mask is exact.
     Bits      one writer per row and split, columns in order: deterministic.
@@ -61,37 +106,72 @@ def hinge_kernel(
     x_i = load_rows(points, rows, end, D, BLOCK_D)  # [BLOCK_M, BLOCK_D]
     x_i_low = load_rows(points_low, rows, end, D, BLOCK_D)
     instance_i = tl.load(instance + rows, mask=rows < end, other=-1)
-    # column tiles, counted from the image's first, of which all pairs are of one instance
+    # Column tiles, counted from the image's first: those from `near` to before `near_end` hold rows of this tile's
+    # instances; of these, from `hole` to before `hole_end`, no pair is of two instances.
     row_last = tl.minimum(row_begin + BLOCK_M, end) - 1
+    reach_begin = tl.load(instance_begin + row_begin) - begin
+    reach_end = tl.load(instance_end + row_last) - begin
+    tiles = tl.cdiv(end - begin, BLOCK_N)
+    near = reach_begin // BLOCK_N
+    near_end = tl.cdiv(reach_end, BLOCK_N)
     alone = tl.load(instance + row_begin) == tl.load(instance + row_last)
-    hole = tl.cdiv(tl.load(instance_begin + row_begin) - begin, BLOCK_N)
-    hole_end = tl.where(
-        tl.load(instance_end + row_begin) == end,
-        tl.cdiv(end - begin, BLOCK_N),
-        (tl.load(instance_end + row_begin) - begin) // BLOCK_N,
-    )
+    hole = tl.cdiv(reach_begin, BLOCK_N)
+    hole_end = tl.where(reach_end == end - begin, tiles, reach_end // BLOCK_N)
     skipped = tl.where(alone, tl.maximum(hole_end - hole, 0), 0)
-    visited = tl.cdiv(end - begin, BLOCK_N) - skipped
-    each = tl.cdiv(visited, num_splits)
     hinge = tl.zeros([BLOCK_M], tl.float32)
     grad = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    for number in range(split * each, tl.minimum((split + 1) * each, visited)):
-        columns = begin + tl.where(number < hole, number, number + skipped) * BLOCK_N + tl.arange(0, BLOCK_N)
-        inside = columns < end
-        x_j = load_rows(points, columns, end, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
-        x_j_low = load_rows(points_low, columns, end, D, BLOCK_D)
-        weight_j = tl.load(weight + columns, mask=inside, other=0.0)  # no weight outside
-        instance_j = tl.load(instance + columns, mask=inside, other=-1)
-        zero = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-        excess = rows_times_rows(x_i, x_i_low, x_j, x_j_low, zero, SPLIT) - threshold
-        excess = tl.where(instance_i[:, None] == instance_j[None, :], 0.0, tl.maximum(excess, 0.0))
-        hinge += tl.sum(excess * weight_j[None, :], 1)
-        if WITH_GRADIENT:
-            weighted_j = load_rows(weighted, columns, end, D, BLOCK_D)
-            active = (excess > 0.0).to(weighted_j.dtype)
-            if SPLIT:
-                grad = tl.dot(active, load_rows(weighted_low, columns, end, D, BLOCK_D), grad)
-            grad = tl.dot(active, weighted_j, grad)
+    first, last = share_of_split(tiles - (near_end - near), split, num_splits)
+    for number in range(first, last):
+        passed = tl.where(number < near, 0, near_end - near)
+        hinge, grad = hinge_tile(
+            x_i,
+            x_i_low,
+            instance_i,
+            points,
+            points_low,
+            weighted,
+            weighted_low,
+            weight,
+            instance,
+            threshold,
+            begin + (number + passed) * BLOCK_N,
+            end,
+            hinge,
+            grad,
+            D,
+            BLOCK_M,
+            BLOCK_N,
+            BLOCK_D,
+            WITH_GRADIENT,
+            SPLIT,
+            False,
+        )
+    first, last = share_of_split(near_end - near - skipped, split, num_splits)
+    for number in range(near + first, near + last):
+        passed = tl.where(number < hole, 0, skipped)
+        hinge, grad = hinge_tile(
+            x_i,
+            x_i_low,
+            instance_i,
+            points,
+            points_low,
+            weighted,
+            weighted_low,
+            weight,
+            instance,
+            threshold,
+            begin + (number + passed) * BLOCK_N,
+            end,
+            hinge,
+            grad,
+            D,
+            BLOCK_M,
+            BLOCK_N,
+            BLOCK_D,
+            WITH_GRADIENT,
+            SPLIT,
+            True,
+        )
     slot = split.to(tl.int64) * num_rows
     tl.store(partial_hinge + slot + rows, hinge, mask=rows < end)
     if WITH_GRADIENT:

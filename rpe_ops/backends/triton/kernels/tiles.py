@@ -10,23 +10,54 @@ import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LARGEST_FLOAT = tl.constexpr(3.0e38)
-# Kernel values are at most 1 but for rounding, which may double them. As operands they are multiplied by 2^14, so that
-# the 11 bits of float16 reach down to 2^-28.
-SCALE_EXPONENT = tl.constexpr(14.0)
-LARGEST_EXPONENT = tl.constexpr(1.0)
+# Kernel values are at most 1. As operands they are multiplied by 2^7, so that the 11 bits of float16 reach down to
+# 2^-21, and the last of them to 2^-31.
+SCALE_EXPONENT = tl.constexpr(7.0)
+# Up to this BLOCK_D the last, partial tile of columns has a loop of its own, and the others need no mask. Wider rows
+# leave no registers for two loops.
+WIDEST_PEELED = tl.constexpr(64)
 
 
 @triton.jit
-def load_rows(pointer, rows, row_end, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Rows `[len(rows), BLOCK_D]` of a packed `[T, D]` tensor, 0 outside; 0 alone for no tensor."""
+def load_rows(pointer, rows, row_end, D: tl.constexpr, BLOCK_D: tl.constexpr, MASKED: tl.constexpr = True):
+    """Rows `[len(rows), BLOCK_D]` of a packed `[T, D]` tensor, 0 outside; 0 alone for no tensor.
+
+    Not MASKED: all rows are inside.
+    """
     if pointer is None:
         values = 0
     else:
         columns = tl.arange(0, BLOCK_D)
-        inside = (rows < row_end)[:, None]
-        if BLOCK_D != D:
-            inside = inside & (columns < D)[None, :]
-        values = tl.load(pointer + rows.to(tl.int64)[:, None] * D + columns[None, :], mask=inside, other=0.0)
+        places = pointer + rows.to(tl.int64)[:, None] * D + columns[None, :]
+        if MASKED:
+            values = tl.load(places, mask=(rows < row_end)[:, None] & (columns < D)[None, :], other=0.0)
+        elif BLOCK_D != D:
+            values = tl.load(places, mask=(columns < D)[None, :] & (rows >= 0)[:, None], other=0.0)
+        else:
+            values = tl.load(places)
+    return values
+
+
+@triton.jit
+def load_values(pointer, rows, row_end, other, MASKED: tl.constexpr):
+    """One value per row, `other` outside. Not MASKED: all rows are inside."""
+    if MASKED:
+        values = tl.load(pointer + rows, mask=rows < row_end, other=other)
+    else:
+        values = tl.load(pointer + rows)
+    return values
+
+
+@triton.jit
+def kernel_values(cosine, largest, kappa, SPLIT: tl.constexpr):
+    """2^((c - largest) kappa), times 2^SCALE_EXPONENT; `largest` broadcasts against `cosine [M, N]`.
+
+    float32-grade operands earn the exact difference of near cosines; with half ones a single instruction serves.
+    """
+    if SPLIT:
+        values = tl.exp2((cosine - largest) * kappa) * 2.0**SCALE_EXPONENT
+    else:
+        values = tl.exp2(tl.fma(cosine, kappa, SCALE_EXPONENT - largest * kappa))
     return values
 
 
@@ -88,6 +119,13 @@ def column_range(begin, end, split, num_splits, BLOCK_N: tl.constexpr):
     each = tl.cdiv(tl.cdiv(end - begin, BLOCK_N), num_splits) * BLOCK_N
     first = begin + split * each
     return first, tl.minimum(first + each, end)
+
+
+@triton.jit
+def share_of_split(count, split, num_splits):
+    """First and last of `count` things that one split does."""
+    each = tl.cdiv(count, num_splits)
+    return tl.minimum(split * each, count), tl.minimum((split + 1) * each, count)
 
 
 @triton.jit

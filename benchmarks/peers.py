@@ -1,0 +1,106 @@
+"""Attention with Q = K = V as everyone else has it: PyTorch's SDPA, each of its backends, FlexAttention, flash-attn.
+
+One mean-shift step with eta = 1 is that attention and a row normalisation, so these are the strongest peers. A peer
+that cannot run here is a provider with a reason.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from harness import Case, Provider, Result
+
+Attention = Callable[[Tensor, float], Tensor]
+TRIAL_POINTS = 256
+
+
+def attention_step(attend: Attention, kappa: float) -> Callable[[Tensor], Tensor]:
+    """One step of rows `[N, D]` through `attend(x [1, 1, N, D], scale)`."""
+
+    def step(embedding: Tensor) -> Tensor:
+        x = F.normalize(embedding, dim=1)[None, None]
+        return F.normalize(attend(x, kappa)[0, 0], dim=1)
+
+    return step
+
+
+def sdpa(x: Tensor, scale: float) -> Tensor:
+    return F.scaled_dot_product_attention(x, x, x, scale=scale)
+
+
+def sdpa_with(backend: torch.nn.attention.SDPBackend, x: Tensor, scale: float) -> Tensor:
+    with torch.nn.attention.sdpa_kernel(backend):
+        return sdpa(x, scale)
+
+
+@functools.cache
+def compiled_flex_attention() -> Callable[..., Tensor]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=False)
+
+
+def flex(x: Tensor, scale: float) -> Tensor:
+    return compiled_flex_attention()(x, x, x, scale=scale)
+
+
+def flash_attn(x: Tensor, scale: float) -> Tensor:
+    from flash_attn import flash_attn_func
+
+    rows = x.transpose(1, 2)  # [1, N, 1, D]
+    return flash_attn_func(rows, rows, rows, softmax_scale=scale).transpose(1, 2)
+
+
+def attentions(device: torch.device, with_compiled: bool) -> dict[str, Attention]:
+    """The peers by name: on a CPU SDPA alone, which has one implementation there."""
+    peers: dict[str, Attention] = {"PyTorch SDPA": sdpa}
+    if device.type == "cuda":
+        kinds = torch.nn.attention.SDPBackend
+        named = {
+            "flash": kinds.FLASH_ATTENTION,
+            "cuDNN": kinds.CUDNN_ATTENTION,
+            "efficient": kinds.EFFICIENT_ATTENTION,
+        }
+        peers |= {f"SDPA {name}": functools.partial(sdpa_with, kind) for name, kind in named.items()}
+        peers["flash-attn"] = flash_attn
+        if with_compiled:
+            peers["FlexAttention"] = flex
+    return peers
+
+
+def compiled_provider(
+    function: Callable[[Tensor], Tensor],
+    run: Callable[[Callable[[Tensor], Tensor]], Result],
+    square_tensors: int,
+) -> Provider:
+    """`torch.compile` of the naive `function`."""
+    compiled = torch.compile(function, dynamic=False)
+    return Provider("naive, compiled", lambda: run(compiled), square_tensors)
+
+
+def attention_providers(
+    case: Case, kappa: float, run: Callable[[Callable[[Tensor], Tensor]], Result], with_compiled: bool
+) -> list[Provider]:
+    """Every peer, those that fail on a small problem of the same kind with the reason."""
+    providers = []
+    for name, attend in attentions(case.device, with_compiled).items():
+        step = attention_step(attend, kappa)
+        absent = _failure(step, case)
+        providers.append(Provider(name, None if absent else functools.partial(run, step), absent=absent))
+    return providers
+
+
+def _failure(step: Callable[[Tensor], Tensor], case: Case) -> str | None:
+    """Why `step` cannot run forward and backward in this dtype and width, None if it can."""
+    rows = torch.randn(TRIAL_POINTS, case.dim, device=case.device, dtype=case.dtype, requires_grad=True)
+    try:
+        torch.autograd.grad(step(rows).sum(), rows)
+    except Exception as error:  # whatever a peer raises is its reason
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        return f"{type(error).__name__}: {lines[0][:150] if lines else ''}"
+    return None
