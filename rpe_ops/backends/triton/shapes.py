@@ -74,7 +74,7 @@ _HOPPER: dict[tuple[str, bool], _Widths] = {
         TileShape(64, 128, 4, 2),
         TileShape(64, 128, 4, 2),
         TileShape(64, 32, 4, 1),
-        TileShape(32, 32, 8, 1),
+        TileShape(16, 32, 8, 1),
     ),
     ("mean_shift_backward", False): (
         TileShape(64, 32, 4, 2),
