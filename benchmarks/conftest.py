@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import report
-from harness import Row, measure
+from harness import DEFAULT_KAPPA, Row, measure
 from inputs import DIMS, DTYPES, SIZES
 
 ROWS = pytest.StashKey[list[Row]]()
@@ -26,6 +26,7 @@ def pytest_addoption(parser):
         "--bench-points", type=int, nargs="+", help="numbers of points, instead of the device's own"
     )
     group.addoption("--bench-dims", type=int, nargs="+", help="dimensions, instead of the device's own")
+    group.addoption("--bench-kappa", type=float, nargs="+", default=[DEFAULT_KAPPA], help="of the mean shift")
     group.addoption(
         "--bench-dtypes", nargs="+", help="float32, float16 or bfloat16, instead of the device's own"
     )
@@ -65,6 +66,8 @@ def pytest_report_header(config):
 
 
 def pytest_generate_tests(metafunc):
+    if "kappa" in metafunc.fixturenames:
+        metafunc.parametrize("kappa", metafunc.config.getoption("--bench-kappa", [DEFAULT_KAPPA]))
     if "case_shape" not in metafunc.fixturenames:
         return
     config = metafunc.config

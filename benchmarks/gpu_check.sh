@@ -80,6 +80,7 @@ bench() { # bench NAME SECONDS ARGUMENT...
         "${@:3}"
 }
 bench benchmark-gpu 120 --bench-points 16384 65536 --bench-dims 8 16 64
+bench accuracy 40 --bench-points 4096 --bench-dims 16 64 --bench-kappa 25 100
 bench benchmark-gpu-large 60 --bench-points 262144 --bench-dims 16 --bench-dtypes float16
 bench benchmark-gpu-compiled 80 --bench-points 16384 --bench-dims 64 --bench-dtypes float16 --bench-compiled
 

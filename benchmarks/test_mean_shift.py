@@ -1,4 +1,4 @@
-"""One blurring step, kappa = 10: naive PyTorch, attention (the strongest peer, Q = K = V = X) and rpe_ops."""
+"""One blurring step: naive PyTorch, attention (the strongest peer, Q = K = V = X) and rpe_ops."""
 
 from __future__ import annotations
 
@@ -18,18 +18,16 @@ from inputs import (
     without_gradient,
 )
 
-KAPPA = 10.0
 
-
-def naive(embedding: Tensor) -> Tensor:
+def naive(embedding: Tensor, kappa: float) -> Tensor:
     x = F.normalize(embedding, dim=1)
-    kernel = torch.exp(KAPPA * (x @ x.T - 1.0))
+    kernel = torch.exp(kappa * (x @ x.T - 1.0))
     return F.normalize(kernel @ x / kernel.sum(1, keepdim=True), dim=1)
 
 
 @pytest.mark.parametrize("mode", ["forward", "forward+backward"])
-def test_mean_shift(mode, case_shape, bench, with_compiled):
-    case = Case("mean_shift", mode, *case_shape)
+def test_mean_shift(mode, case_shape, kappa, bench, with_compiled):
+    case = Case("mean_shift", mode, *case_shape, kappa)
     embedding, _ = embedding_and_label(case)
     generator = torch.Generator().manual_seed(1)
     upstream = torch.randn(embedding.shape, generator=generator).to(embedding)
@@ -39,15 +37,18 @@ def test_mean_shift(mode, case_shape, bench, with_compiled):
             return without_gradient(compute, points)
         return with_gradient(compute, points, upstream.to(points.dtype))
 
+    def plain(points: Tensor) -> Tensor:
+        return naive(points, kappa)
+
     def step(backend: str):
-        return lambda points: rpe_ops.mean_shift(points, kappa=KAPPA, backend=backend)
+        return lambda points: rpe_ops.mean_shift(points, kappa=kappa, backend=backend)
 
     # Besides the kernel, autograd keeps its exponent, and the backward makes a gradient of each.
     square_tensors = 2 if mode == "forward" else 4
     providers = [
-        Provider("naive PyTorch", lambda: run(naive), square_tensors),
-        *([compiled_provider(naive, run, square_tensors)] if with_compiled else []),
-        *attention_providers(case, KAPPA, run, with_compiled),
+        Provider("naive PyTorch", lambda: run(plain), square_tensors),
+        *([compiled_provider(plain, run, square_tensors)] if with_compiled else []),
+        *attention_providers(case, kappa, run, with_compiled),
         *operator_providers(case, lambda backend: run(step(backend))),
     ]
     expected = run(step(exact_backend(case)), embedding.double())

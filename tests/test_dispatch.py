@@ -71,6 +71,21 @@ def test_devices_are_given_in_any_form():
         assert rpe_ops.available_backends() == expected
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_warmup_calls_every_operator(backend, served, monkeypatch, dtype):
+    called = []
+    original = backends.operator_module
+
+    def record(name, operator):
+        called.append(operator)
+        return original(name, operator)
+
+    monkeypatch.setattr(backends, "operator_module", record)
+    seconds = rpe_ops.warmup(5, dtype=dtype, device=torch.get_default_device(), backend=backend)
+    assert seconds > 0 and set(served) == {backend}
+    assert set(called) == {"mean_shift", "pairwise_loss", "connected_components"}
+
+
 def test_an_explicit_backend_serves_forward_and_backward(backend, served):
     leaf = ROWS.clone().requires_grad_()
     moved = rpe_ops.mean_shift(leaf, kappa=9.0, num_steps=2, backend=backend)
