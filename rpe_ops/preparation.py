@@ -6,6 +6,7 @@ import time
 
 import torch
 
+from rpe_ops import dispatch
 from rpe_ops.functional import connected_components, mean_shift, pairwise_loss
 
 
@@ -24,7 +25,7 @@ def warmup(
     Args:
         dim: D, the number of columns.
         dtype: of the embedding.
-        device: default: the GPU if PyTorch sees one, else the CPU.
+        device: default: the GPU if PyTorch sees one and the backend runs there, else the CPU.
         backend: as for the operators.
 
     Returns:
@@ -36,7 +37,8 @@ def warmup(
         True
     """
     if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        served = backend == "auto" or dispatch.unavailable_reason(backend, "cuda") is None
+        device = "cuda" if torch.cuda.is_available() and served else "cpu"
     start = time.perf_counter()
     rows = torch.eye(8, dim, device=device).to(dtype).requires_grad_()
     label = torch.arange(8, device=device) % 2

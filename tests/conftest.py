@@ -51,24 +51,27 @@ def backend(request: pytest.FixtureRequest, one_thread: None) -> Iterator[str]:
     """
     name = request.param
     reason = rpe_ops.available_backends("cpu")[name]
-    if reason is not None:
-        if not torch.cuda.is_available() or rpe_ops.available_backends("cuda")[name] is not None:
-            pytest.skip(f"backend {name}: {reason}")
-        torch.set_default_device("cuda")
+    on_gpu = (
+        reason is not None and torch.cuda.is_available() and rpe_ops.available_backends("cuda")[name] is None
+    )
+    if reason is not None and not on_gpu:
+        pytest.skip(f"backend {name}: {reason}")
     interpreted = name == "triton" and settings.triton_interprets()
     if interpreted and request.node.get_closest_marker("large"):
         pytest.skip("backend triton: too many pairs for its interpreter, a GPU runs this test")
     only_float32 = getattr(backends.package(name), "unsupported_reason", lambda *_: None)(torch.float64, 1)
-    if only_float32:
-        parameters = request.node.callspec.params.values()
-        if request.node.get_closest_marker("float64") or torch.float64 in parameters:
-            pytest.skip(f"backend {name}: {only_float32}")
-        problems.serve(torch.float32)
-    numerics.serve(name)
-    yield name
-    numerics.serve(None)
-    problems.serve(torch.float64)
-    torch.set_default_device(None)
+    parameters = request.node.callspec.params.values()
+    if only_float32 and (request.node.get_closest_marker("float64") or torch.float64 in parameters):
+        pytest.skip(f"backend {name}: {only_float32}")
+    try:
+        torch.set_default_device("cuda" if on_gpu else None)
+        problems.serve(torch.float32 if only_float32 else torch.float64)
+        numerics.serve(name)
+        yield name
+    finally:
+        numerics.serve(None)
+        problems.serve(torch.float64)
+        torch.set_default_device(None)
 
 
 @pytest.fixture

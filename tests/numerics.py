@@ -46,6 +46,7 @@ def assert_gradients(
 ) -> None:
     """A gradient against float64 `exact`: as a whole, and row by row when it has rows."""
     _same_shape(result, exact)
+    exact = exact.detach().cpu()
     size = max(_largest(exact), scale)
     _compare("gradient", result, exact, eager, size, GRADIENT_FACTOR + _extra)
     if exact.ndim < 2 or exact.numel() == 0:

@@ -68,6 +68,11 @@ def masses(num_points: int, *, seed: int = 0) -> Tensor:
     return (0.25 + 1.75 * values).to(torch.get_default_device(), widest())
 
 
+def permutation(num_points: int, *, seed: int = 0) -> Tensor:
+    """The rows 0..N-1 in random order."""
+    return torch.randperm(num_points, generator=generator(seed), device="cpu").to(torch.get_default_device())
+
+
 def rotation(dim: int, *, seed: int = 0) -> Tensor:
     """A random orthogonal matrix."""
     return torch.linalg.qr(directions(dim, dim, seed=seed))[0]

@@ -35,7 +35,7 @@ def clearance() -> float:
 def ring(num_points: int, seed: int = 0) -> Tensor:
     """Neighbours on a circle in shuffled order: a component as long as a path can be."""
     angle = torch.arange(num_points, dtype=problems.widest()) * (2.0 * math.pi / (num_points + 1))
-    order = torch.randperm(num_points, generator=problems.generator(seed))
+    order = problems.permutation(num_points, seed=seed)
     return torch.stack([angle.cos(), angle.sin()], 1)[order]
 
 
@@ -80,7 +80,7 @@ def test_order_of_points_changes_the_numbering_alone(backend):
     label = components(embedding, threshold, backend)
     assert 2 < int(label.max()) < 50
     for seed in range(4):
-        order = torch.randperm(60, generator=problems.generator(seed))
+        order = problems.permutation(60, seed=seed)
         permuted = components(embedding[order], threshold, backend)
         assert torch.equal(permuted, in_order_of_appearance(label[order]))
 

@@ -1,5 +1,7 @@
 """What only a GPU can show: streams, CUDA graphs, the same numbers. Every test skips, with the reason, without one."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
@@ -16,12 +18,14 @@ pytestmark = [
 
 
 @pytest.fixture(params=[name for name, package in dispatch.BACKENDS.items() if package])
-def backend(request: pytest.FixtureRequest) -> str:
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Every registered backend that runs on CUDA tensors."""
     reason = rpe_ops.available_backends("cuda")[request.param]
     if reason is not None:
         pytest.skip(f"backend {request.param}: {reason}")
-    return request.param
+    numerics.serve(request.param)
+    yield request.param
+    numerics.serve(None)
 
 
 def objective(rows: Tensor, label: Tensor, backend: str) -> Tensor:
@@ -37,14 +41,14 @@ def problem() -> tuple[Tensor, Tensor]:
 def test_same_numbers_as_on_the_cpu(backend):
     rows, label = problem()
     results = []
-    for device, chosen in (("cuda", backend), ("cpu", "reference")):
-        leaf = rows.detach().to(device).requires_grad_()
-        loss = objective(leaf, label.to(device), chosen)
+    for like, chosen in ((rows, backend), (rows.cpu().double(), "reference"), (rows.cpu(), "reference")):
+        leaf = like.detach().requires_grad_()
+        loss = objective(leaf, label.to(leaf.device), chosen)
         loss.backward()
         results.append((loss.detach().cpu(), leaf.grad.cpu()))
-    (loss, grad), (expected, expected_grad) = results
-    numerics.assert_values(loss, expected.double(), expected)
-    numerics.assert_gradients(grad, expected_grad.double(), scale=10 * float(expected_grad.abs().max()))
+    (loss, grad), (exact, exact_grad), (eager, eager_grad) = results
+    numerics.assert_values(loss, exact, eager)
+    numerics.assert_gradients(grad, exact_grad, eager_grad, scale=10 * float(exact_grad.abs().max()))
 
 
 def test_components_agree_with_the_cpu(backend):

@@ -87,10 +87,11 @@ def test_warmup_calls_every_operator(backend, served, monkeypatch, dtype):
 
 
 def test_an_explicit_backend_serves_forward_and_backward(backend, served):
-    leaf = ROWS.clone().requires_grad_()
+    rows, label = (tensor.to(torch.get_default_device()) for tensor in (ROWS, LABEL))
+    leaf = rows.clone().requires_grad_()
     moved = rpe_ops.mean_shift(leaf, kappa=9.0, num_steps=2, backend=backend)
-    rpe_ops.pairwise_loss(moved, LABEL, backend=backend).backward()
-    rpe_ops.connected_components(ROWS, threshold=0.9, backend=backend)
+    rpe_ops.pairwise_loss(moved, label, backend=backend).backward()
+    rpe_ops.connected_components(rows, threshold=0.9, backend=backend)
     assert set(served) == {backend}
 
 

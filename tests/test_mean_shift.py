@@ -176,7 +176,7 @@ def test_gradient_through_a_trajectory(backend):
 
 @kinds
 def test_permuting_points_permutes_the_result(backend, kind):
-    tensors, order = inputs(37, 4, **kind), torch.randperm(37, generator=problems.generator(1))
+    tensors, order = inputs(37, 4, **kind), problems.permutation(37, seed=1)
     permuted = {name: tensor if name == "seeds" else tensor[order] for name, tensor in tensors.items()}
     upstream = problems.directions(*tensors.get("seeds", tensors["embedding"]).shape)
     follows = slice(None) if "seeds" in tensors else order

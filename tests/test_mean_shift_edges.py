@@ -154,7 +154,11 @@ def test_a_point_that_cancels_with_its_mean_becomes_zero(backend):
 
 def test_kappa_beyond_float32_is_refused_or_exact(backend):
     rows = problems.clustered(10, 3).float()
-    too_large = ({"kappa": 1e39}, {"kappa": torch.tensor(1e39, dtype=torch.float64)}, {"bandwidth": 1e-25})
+    too_large = (
+        {"kappa": 1e39},
+        {"kappa": torch.tensor(1e39, dtype=torch.float64, device="cpu")},
+        {"bandwidth": 1e-25},
+    )
     for concentration in too_large:
         with pytest.raises(ValueError, match="mean_shift: (kappa|bandwidth) must .*float32"):
             rpe_ops.mean_shift(rows, backend=backend, **concentration)

@@ -146,7 +146,7 @@ def test_gradient_without_normalising_is_the_euclidean_one(backend):
 @pytest.mark.parametrize("weight", ["instance", "uniform"])
 def test_permuting_points_permutes_the_gradient(backend, weight):
     embedding, label = problems.clustered(37, 4), problems.labels(37)
-    order = torch.randperm(37, generator=problems.generator(1))
+    order = problems.permutation(37, seed=1)
     loss, grad = run(embedding, label, weight=weight, backend=backend)
     permuted_loss, permuted_grad = run(embedding[order], label[order], weight=weight, backend=backend)
     numerics.assert_same(permuted_loss, loss)

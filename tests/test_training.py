@@ -28,7 +28,9 @@ def curve(backend: str, dtype: torch.dtype) -> list[float]:
     """Losses of the published objective: the loss on the embedding and after every mean-shift step."""
     pixels, label = images(dtype)
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.Tanh(), nn.Conv2d(16, 6, 1)).to(dtype)
+    with torch.device("cpu"):  # one generator for every backend
+        network = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.Tanh(), nn.Conv2d(16, 6, 1)).to(dtype)
+    network = network.to(pixels.device)
     kappa = nn.Parameter(torch.tensor(8.0, dtype=dtype))
     shift = rpe_ops.nn.MeanShift(kappa, num_steps=3, return_trajectory=True, channel_dim=1, backend=backend)
     criterion = rpe_ops.nn.PairwiseLoss(

@@ -22,11 +22,13 @@ MASSES = problems.masses(36).reshape(3, 12)
 
 @pytest.fixture(autouse=True)
 def served_dtype(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The inputs above in the widest dtype of the test's backend."""
+    """The inputs above on the device and in the widest dtype of the test's backend."""
     if "backend" in request.fixturenames:
         request.getfixturevalue("backend")
+        device = torch.get_default_device()
         for name in ("IMAGES", "SEEDS", "MASSES"):
-            monkeypatch.setitem(globals(), name, globals()[name].to(problems.widest()))
+            monkeypatch.setitem(globals(), name, globals()[name].to(device, problems.widest()))
+        monkeypatch.setitem(globals(), "LABELS", LABELS.to(device))
 
 
 def loss_of(rows: Tensor, label: Tensor, backend: str, **options) -> Tensor:
@@ -335,7 +337,7 @@ def test_autocast_leaves_the_operators_in_float32(backend, dtype):
     rows, label = IMAGES[0].float(), LABELS[0]
     (expected,) = grad_of(lambda x: objective(x, label, backend), rows)
     leaf = rows.clone().requires_grad_()
-    with torch.autocast("cpu", dtype=dtype):
+    with torch.autocast(torch.get_default_device().type, dtype=dtype):
         loss = objective(leaf, label, backend)
         labels = rpe_ops.connected_components(rows, threshold=0.9, backend=backend)
     assert loss.dtype == torch.float32
@@ -347,7 +349,7 @@ def test_autocast_leaves_the_operators_in_float32(backend, dtype):
 
 def test_half_features_from_an_autocast_network(backend):
     network = torch.nn.Linear(4, 6)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(torch.get_default_device().type, dtype=torch.bfloat16):
         features = network(IMAGES.float())
         loss = rpe_ops.pairwise_loss(features, LABELS, backend=backend)
         moved = rpe_ops.mean_shift(features, kappa=9.0, backend=backend)

@@ -180,8 +180,7 @@ class PairwiseLossGradient(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
         grad_loss, points, order, instance, weight, offsets, grad = ctx.saved_tensors
         direction = grad_outputs[0]
-        image = image_of_rows(offsets, grad.shape[0])
-        grad_grad_loss = torch.zeros_like(grad_loss).index_add(0, image, (direction * grad).sum(1))
+        grad_grad_loss = torch.segment_reduce((direction * grad).sum(1), "sum", offsets=offsets, unsafe=True)
         scaled = direction * _per_row(grad_loss, offsets, grad.shape[0])
         grad_points = pairwise_loss_curvature(points, order, instance, weight, offsets, ctx.margin, scaled)
         return grad_grad_loss, grad_points, *(None,) * 6

@@ -49,8 +49,8 @@ def image_of_rows(offsets: Tensor, num_rows: int) -> Tensor:
 
 def image_maximum(values: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     """The largest of the non-negative `values [T]` in each image `[B]`, and the image of each row `[T]`."""
-    image = image_of_rows(offsets, values.shape[0])
-    return values.new_zeros(offsets.shape[0] - 1).scatter_reduce(0, image, values, "amax"), image
+    largest = torch.segment_reduce(values, "max", offsets=offsets, initial=0, unsafe=True)
+    return largest, image_of_rows(offsets, values.shape[0])
 
 
 def accumulation_dtype(device: torch.device) -> torch.dtype:

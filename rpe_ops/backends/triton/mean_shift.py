@@ -14,6 +14,7 @@ from rpe_ops.backends.triton.kernels.mean_shift import mean_shift_finish_kernel,
 from rpe_ops.backends.triton.kernels.mean_shift_backward import (
     blurring_backward_kernel,
     column_backward_kernel,
+    image_sum_kernel,
     row_backward_kernel,
     tile_sum_kernel,
 )
@@ -193,8 +194,11 @@ def _image_sums(rows: Tensor, chosen: Tensor, offsets: Tensor) -> Tensor:
         BLOCK_M=shape.rows,
         BLOCK_D=block_dim(dim),
     )
-    images = torch.arange(offsets.shape[0] - 1, device=rows.device, dtype=torch.int32)
-    return ((tiles.image == images[:, None]).double() @ sums.double()).float()
+    num_images = offsets.shape[0] - 1
+    total = rows.new_empty(num_images, dim)
+    widths = {"D": dim, "BLOCK_M": shape.rows, "BLOCK_D": block_dim(dim)}
+    launch(image_sum_kernel, (num_images,), shape, sums, tiles.before, total, **widths)
+    return total
 
 
 def _rows_and_columns(

@@ -93,9 +93,5 @@ def forward(
 
 def _runs(instance: Tensor) -> tuple[Tensor, Tensor]:
     """First row, and the row after the last, of each row's instance, from sorted ids `[T]`."""
-    row = torch.arange(instance.shape[0], device=instance.device, dtype=torch.int32)
-    change = instance[1:] != instance[:-1]
-    edge = change.new_ones(1)
-    begin = torch.where(torch.cat([edge, change]), row, 0).cummax(0).values
-    last = torch.where(torch.cat([change, edge]), row, instance.shape[0]).flip(0).cummin(0).values.flip(0)
-    return begin, last + 1
+    begin = torch.searchsorted(instance, instance, out_int32=True)
+    return begin, torch.searchsorted(instance, instance, right=True, out_int32=True)

@@ -212,6 +212,24 @@ def tile_sum_kernel(
     tl.store(sums + tile.to(tl.int64) * D + columns, total, mask=columns < D)
 
 
+@triton.jit
+def image_sum_kernel(
+    sums, tiles_before, total, D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr
+):
+    """The sum of the row tiles of each image.
+
+    Computes  `total [B, D]`.    Owns  one image.    Tiles  [BLOCK_M, BLOCK_D] in registers.
+    Types     float32.           Bits  tiles are added in order: deterministic.
+    """
+    image = tl.program_id(0)
+    columns = tl.arange(0, BLOCK_D)
+    last = tl.load(tiles_before + image + 1)
+    value = tl.zeros([BLOCK_D], tl.float32)
+    for first in range(tl.load(tiles_before + image), last, BLOCK_M):
+        value += tl.sum(load_rows(sums, first + tl.arange(0, BLOCK_M), last, D, BLOCK_D), 0)
+    tl.store(total + image * D + columns, value, mask=columns < D)
+
+
 @triton.jit(
     do_not_specialize=["num_rows", "num_splits"],
     do_not_specialize_on_alignment=["log_weight", "kappa_pointer", "point_offsets", "source_offsets"],
