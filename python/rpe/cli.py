@@ -13,11 +13,18 @@ from typing import Annotated, Any
 import cyclopts
 from cyclopts import App, Parameter
 from rich.console import Console
+from rich.markup import escape
+
+import rpe_ops
 
 from .config import Config
 from .errors import UserError
 
-app = App(name="rpe", help="Recurrent pixel embedding: train, evaluate and use instance segmentation models.")
+app = App(
+    name="rpe",
+    version=rpe_ops.__version__,
+    help="Recurrent pixel embedding: train, evaluate and use instance segmentation models.",
+)
 
 Settings = Annotated[Config, Parameter(name="*", consume_multiple=True)]
 _DEFAULTS = Config()
@@ -51,7 +58,7 @@ def train(
 
     Parameters
     ----------
-    config_file: TOML or YAML file; options on the command line come before it.
+    config_file: TOML or YAML file; options on the command line override it.
     resume: go on from the last checkpoint in the output folder.
     """
     from .run import run_training
@@ -158,5 +165,5 @@ def main() -> None:
     try:
         app(sys.argv[1:])
     except (UserError, ValueError, OSError) as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)

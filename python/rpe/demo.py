@@ -27,6 +27,7 @@ from .config import (
 )
 from .data import Dataset, open_dataset
 from .evaluate import evaluate, pictures, training_curves
+from .limits import check_limits
 from .metrics import label_map_ap
 from .predict import Predictor, load
 from .report import embedding_to_rgb, image_to_rgb, label_to_rgb, write_report
@@ -64,8 +65,9 @@ def run_demo(out: Path, *, steps: int, console: Console) -> dict[str, Any]:
     Returns:
         Results by name, "T = 0", "T = 1", ...
     """
-    _remove_earlier(out)
     config = demo_config(out, steps)
+    check_limits(config)
+    _remove_earlier(out)
     console.print(f"training on {_TRAIN_IMAGES} generated images", highlight=False)
     predictor = load(train(config))
     chosen = choose_thresholds(predictor, open_dataset(_DATA.format(number=_VALIDATION_IMAGES), "val"))
@@ -83,7 +85,7 @@ def run_demo(out: Path, *, steps: int, console: Console) -> dict[str, Any]:
             Image.fromarray(picture).save(out / f"{image.name}.{role}.png")
     page = out / "demo.html"
     write_report(page, "rpe demo", to_mapping(best.config), results, training_curves(out), shown)
-    console.print(f"pictures: {out}\nreport: {page}", highlight=False, soft_wrap=True)
+    console.print(f"pictures: {out}\nreport: {page}", highlight=False, markup=False, soft_wrap=True)
     return results
 
 

@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+import rpe_ops
+
 from .build import build_model
 from .checkpoint import load_weights, read_checkpoint
 from .config import Config, DecodeConfig
@@ -93,7 +95,11 @@ class Predictor:
 
     def _rules(self, num_steps: int | None) -> DecodeConfig:
         rules = self.config.decode
-        return rules if num_steps is None else replace(rules, num_steps=num_steps)
+        if num_steps is None:
+            return rules
+        if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 0:
+            raise UserError(f"num_steps must be a whole number of steps, 0 or more, got {num_steps!r}")
+        return replace(rules, num_steps=num_steps)
 
     @torch.no_grad()
     def embed(self, image: Tensor) -> Output:
@@ -139,6 +145,10 @@ def load(checkpoint: str | Path, *, device: str = "auto", backbone: nn.Module | 
     """
     content = read_checkpoint(checkpoint)
     config: Config = content["config"]
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if rpe_ops.available_backends(device).get(config.backend) is not None:
+        config = replace(config, backend="auto")  # the backend it was trained with does not run here
     try:
         model = build_model(config, backbone)
     except ValueError as error:
@@ -146,8 +156,6 @@ def load(checkpoint: str | Path, *, device: str = "auto", backbone: nn.Module | 
             f"{checkpoint}: its model cannot be built: {error}; register the backbone or pass it to rpe.load"
         ) from error
     load_weights(model, content["model"], str(checkpoint))
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     return Predictor(model, config, device)
 
 
@@ -165,11 +173,21 @@ def as_image(image: str | Path | NDArray[np.generic] | Tensor) -> Tensor:
     array = np.asarray(image)
     if array.ndim == 2:
         array = np.repeat(array[:, :, None], 3, axis=2)
-    if array.ndim != 3 or array.shape[2] not in (3, 4) or array.dtype.kind not in "uifb":
+    described = f"{array.dtype} {list(array.shape)}"
+    if array.ndim != 3 or array.shape[2] not in (3, 4) or array.size == 0:
+        raise UserError(f"predict: an image array must be [H, W] or [H, W, 3] with pixels, got {described}")
+    if array.dtype.kind == "f":
+        if not (np.isfinite(array).all() and array.min() >= 0.0 and array.max() <= 1.0):
+            raise UserError(
+                f"predict: a floating image must be finite in 0..1, got {described} from {array.min():g} to "
+                f"{array.max():g}; divide it by its largest possible value"
+            )
+    elif array.dtype not in (np.uint8, np.uint16, np.bool_):
         raise UserError(
-            f"predict: an image array must be [H, W] or [H, W, 3], got {array.dtype} {list(array.shape)}"
+            f"predict: an image array must be uint8, uint16, bool or floating in 0..1, got {described}; "
+            "convert it with .astype(np.uint8)"
         )
-    scale = float(np.iinfo(array.dtype).max) if array.dtype.kind in "ui" else 1.0
+    scale = float(np.iinfo(array.dtype).max) if array.dtype.kind == "u" else 1.0
     planes = np.ascontiguousarray(array[:, :, :3].transpose(2, 0, 1), dtype=np.float32)
     return torch.from_numpy(planes / np.float32(scale))
 

@@ -20,6 +20,7 @@ from .data import formats, open_dataset
 from .errors import UserError
 from .evaluate import evaluate, pictures, result_table, training_curves
 from .export import write_prediction
+from .limits import check_limits
 from .predict import Predictor, as_image, load
 from .report import write_report
 from .settings import to_mapping
@@ -33,8 +34,13 @@ def run_training(
 
     if not config.output:
         config = replace(config, output=str(Path("runs") / config_file.stem))
+    check_limits(config)
+    if config.data.test_split:
+        open_dataset(
+            config.data.root, config.data.test_split
+        )  # a missing list is said now, not after the training
     model = train(config, resume=resume)
-    console.print(f"weights: {model}", highlight=False, soft_wrap=True)
+    console.print(f"weights: {model}", highlight=False, markup=False, soft_wrap=True)
     if not config.data.test_split:
         return None
     return run_evaluation(
@@ -59,7 +65,7 @@ def run_evaluation(
     page = out / "evaluation.html"
     images = pictures(predictor, dataset, result)
     numbers = write_report(page, title, to_mapping(predictor.config), result, training_curves(out), images)
-    console.print(f"report: {page}\nnumbers: {numbers}", highlight=False, soft_wrap=True)
+    console.print(f"report: {page}\nnumbers: {numbers}", highlight=False, markup=False, soft_wrap=True)
     return result
 
 
@@ -79,7 +85,10 @@ def run_prediction(checkpoint: Path, images: Sequence[Path], out: Path, *, conso
         prediction = predictor.predict(image)
         files = write_prediction(out, path.stem, image, prediction)
         console.print(
-            f"{path}: {len(prediction.scores)} objects -> {files['labels']}", highlight=False, soft_wrap=True
+            f"{path}: {len(prediction.scores)} objects -> {files['labels']}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
 
 

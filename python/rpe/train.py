@@ -208,13 +208,18 @@ def _previous_state(path: Path, config: Config, resume: bool) -> dict[str, Any] 
         )
     state = read_checkpoint(path)
     before, now = flatten(to_mapping(state["config"])), flatten(to_mapping(config))
-    changed = [key for key in now if before[key] != now[key] and key not in _FREE_KEYS]
+    changed = [key for key in now if before[key] != now[key] and not _is_free(key)]
     if changed:
         listing = ", ".join(f"{key} was {before[key]!r} and is {now[key]!r}" for key in changed)
         raise UserError(
             f"{path}: the run cannot be resumed with other settings: {listing}; undo them or choose another --output"
         )
     return state
+
+
+def _is_free(key: str) -> bool:
+    """Whether a resumed run may have another value: decoding comes after the weights."""
+    return key in _FREE_KEYS or key.startswith("decode.")
 
 
 def _scalars(losses: Losses, rate: Any) -> dict[str, float]:

@@ -1,11 +1,13 @@
 """Config files: values, overrides, and errors that name file, key and remedy."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from rpe.config import Config
 from rpe.errors import UserError
+from rpe.limits import LIMITS, check_limits
 from rpe.settings import flatten, from_mapping, load_config, to_mapping
 
 
@@ -72,3 +74,36 @@ def test_shipped_configs_are_valid(repository: Path) -> None:
     for file in files:
         load_config(file)
         assert str(repository.parent) not in file.read_text()
+
+
+@pytest.mark.parametrize(
+    "setting, value, bound",
+    [
+        ("training.accumulate", 0, "at least 1"),
+        ("training.checkpoint_every", 0, "at least 1"),
+        ("training.warmup", 2.0, "between 0 and 1"),
+        ("decode.threshold", 2.0, "between 0 and 1"),
+        ("decode.foreground_threshold", float("nan"), "between 0 and 1"),
+        ("data.crop", 0, "at least 1"),
+        ("objective.margin", -0.5, "between 0 and 1"),
+        ("seed", -1, "between 0"),
+    ],
+)
+def test_a_setting_outside_its_range_is_named_before_anything_runs(setting, value, bound):
+    group, _, name = setting.rpartition(".")
+    config = Config()
+    if group:
+        config = dataclasses.replace(
+            config, **{group: dataclasses.replace(getattr(config, group), **{name: value})}
+        )
+    else:
+        config = dataclasses.replace(config, **{name: value})
+    with pytest.raises(UserError, match=f"{setting} must be {bound}"):
+        check_limits(config)
+
+
+def test_the_defaults_are_inside_their_ranges_and_a_backend_must_run_here():
+    check_limits(Config())
+    assert set(LIMITS) <= set(flatten(to_mapping(Config())))
+    with pytest.raises(UserError, match="backend must be 'auto' or one that runs here, got 'abacus'"):
+        check_limits(dataclasses.replace(Config(), backend="abacus"))

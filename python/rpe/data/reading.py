@@ -127,7 +127,8 @@ def _unreadable(path: Path, error: Exception) -> DataError:
         return DataError(
             "the file does not exist", file=path, remedy="restore it or take it out of the split list"
         )
-    reason = str(error).replace(str(path), "").strip() or type(error).__name__
+    known = error.strerror if isinstance(error, OSError) else None
+    reason = known or str(error).replace(repr(str(path)), "it") or type(error).__name__
     return DataError(
         f"cannot be read as an image ({reason})",
         file=path,
