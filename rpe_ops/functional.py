@@ -184,8 +184,8 @@ def mean_shift(
 
     Returns:
         Moved rows with the shape of `seeds` if given, else of `embedding`, in the embedding's dtype and of unit length;
-        or a list of `num_steps` of them. Second derivatives work through `torch.autograd`, recomputed in PyTorch; nested
-        `torch.func` transforms and forward mode raise.
+        or a list of `num_steps` of them. Second derivatives work through `torch.autograd`, recomputed in PyTorch;
+        nested `torch.func` transforms and forward mode raise.
 
     Raises:
         TypeError, ValueError: an argument is wrong; the message names it and the remedy.
