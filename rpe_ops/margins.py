@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import numbers
 
 from rpe_ops.spherical_codes import packed_cosine, shannon_wyner_cosine
 
@@ -68,7 +69,7 @@ def kappa_from_margin(margin: float) -> float:
         >>> rpe_ops.kappa_from_margin(0.5)
         36.0
     """
-    if isinstance(margin, bool) or not isinstance(margin, (int, float)):
+    if isinstance(margin, bool) or not isinstance(margin, numbers.Real):
         raise TypeError(
             f"kappa_from_margin: margin must be a number in [0, 1), got {margin!r}; give a Python float"
         )
@@ -76,7 +77,7 @@ def kappa_from_margin(margin: float) -> float:
         raise ValueError(
             f"kappa_from_margin: margin must be in [0, 1), got {margin!r}; at 1 no finite kappa separates instances"
         )
-    return 9.0 / (1.0 - margin) ** 2
+    return 9.0 / (1.0 - float(margin)) ** 2
 
 
 def suggest_margin(num_instances: int, dim: int) -> float:
@@ -110,13 +111,13 @@ def suggest_margin(num_instances: int, dim: int) -> float:
         0.5
     """
     for name, value in (("num_instances", num_instances), ("dim", dim)):
-        if isinstance(value, bool) or not isinstance(value, int):
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
             raise TypeError(f"suggest_margin: {name} must be an integer, got {value!r}; give a whole number")
         if value < 1:
             raise ValueError(
                 f"suggest_margin: {name} must be at least 1, got {value}; give a positive number"
             )
-    return (1.0 + _best_cosine(num_instances, dim)) / 2.0
+    return (1.0 + _best_cosine(int(num_instances), int(dim))) / 2.0
 
 
 @functools.cache

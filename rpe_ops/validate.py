@@ -227,8 +227,17 @@ def concentration(function: str, kappa: Any, bandwidth: Any, dtype: torch.dtype 
         )
 
 
-def scalar(function: str, name: str, value: Any, *, lowest: float, exclusive: bool = False) -> float | None:
-    """A float or a 0-d floating tensor, finite and at least (or above) `lowest`; its value where it can be read."""
+def scalar(
+    function: str,
+    name: str,
+    value: Any,
+    *,
+    lowest: float,
+    exclusive: bool = False,
+    dtype: torch.dtype | None = None,
+) -> float | None:
+    """A float or a 0-d floating tensor, finite, at least (or above) `lowest` and within the range of `dtype`; its value
+    where it can be read."""
     bound = f"{'above' if exclusive else 'at least'} {lowest:g}"
     if isinstance(value, Tensor):
         if value.ndim != 0 or value.dtype not in FLOATING:
@@ -245,6 +254,9 @@ def scalar(function: str, name: str, value: Any, *, lowest: float, exclusive: bo
         raise ValueError(
             f"{function}: {name} must be finite and {bound}, got {number:g}; choose a value in that range"
         )
+    if dtype is not None and number > torch.finfo(dtype).max:
+        kind = str(dtype).removeprefix("torch.")
+        raise ValueError(f"{function}: {name} must fit {kind}, got {number:g}; choose a smaller value")
     return number
 
 

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 
 import rpe_ops
@@ -114,3 +115,8 @@ def test_counts_below_one(count, dim):
 def test_counts_that_are_no_integers(count, dim):
     with pytest.raises(TypeError, match="suggest_margin: (num_instances|dim) must be .*got"):
         rpe_ops.suggest_margin(count, dim)
+
+
+def test_numbers_of_numpy_serve_as_well():
+    assert rpe_ops.kappa_from_margin(np.float32(0.5)) == 36.0
+    assert rpe_ops.suggest_margin(np.int64(3), np.int32(2)) == rpe_ops.suggest_margin(3, 2)

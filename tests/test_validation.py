@@ -112,6 +112,7 @@ SHIFTS = [
     ({"kappa": NAN}, ValueError, "kappa", "got nan", "finite"),
     ({"kappa": INF}, ValueError, "kappa", "got inf", "finite"),
     ({"kappa": 1e39}, ValueError, "kappa", "got 1e[+]39", "float64"),
+    ({"kappa": 9.0, "eta": 1e39}, ValueError, "eta", "got 1e[+]39", "smaller"),
     ({"kappa": "20"}, TypeError, "kappa", "got str '20'", "Python number"),
     ({"kappa": True}, TypeError, "kappa", "got bool True", "Python number"),
     ({"kappa": torch.tensor(-1.0)}, ValueError, "kappa", "got -1", "above 0"),
