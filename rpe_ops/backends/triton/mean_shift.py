@@ -158,7 +158,7 @@ def _blurring(
         (tiles.count, splits),
         shape,
         *(
-            *operands(points, half),
+            *x,
             *u,
             v,
             largest,

@@ -154,7 +154,7 @@ def _processors(device: torch.device) -> int:
 
 @dataclass(frozen=True)
 class RowTiles:
-    """Tiles of at most `height` rows that never cross an image.
+    """Tiles of rows that never cross an image.
 
     `image [R]` and `row [R]`, int32: the image and the first row of each tile, image -1 for entries past the last tile;
     `before [B+1]`, int32: number of tiles before each image. R follows from shapes alone.
@@ -163,7 +163,6 @@ class RowTiles:
     image: Tensor
     row: Tensor
     before: Tensor
-    height: int
 
     @property
     def count(self) -> int:
@@ -181,4 +180,4 @@ def row_tiles(offsets: Tensor, num_rows: int, height: int) -> RowTiles:
     known = image.clamp(max=max(num_images - 1, 0))
     row = offsets[known] + (tile - before[known]) * height
     image = torch.where(image < num_images, image, -1)
-    return RowTiles(image.to(torch.int32), row.to(torch.int32), before.to(torch.int32), height)
+    return RowTiles(image.to(torch.int32), row.to(torch.int32), before.to(torch.int32))
