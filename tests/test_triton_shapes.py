@@ -29,8 +29,9 @@ def test_row_tiles_cover_every_row_once_and_no_image_border(lengths):
 def test_splits_follow_shapes_alone_and_never_outnumber_the_work(points):
     shape = TileShape(64, 64, 4, 2)
     tiles = -(-points // shape.rows)
-    splits = shapes.num_splits(tiles, points, shape, CPU)
-    assert splits == shapes.num_splits(tiles, points, shape, CPU)
+    rows, offsets = torch.zeros(points, 3), torch.tensor([0, points])
+    splits = shapes.num_splits(tiles, rows, offsets, shape)
+    assert splits == shapes.num_splits(tiles, rows + 1.0, offsets, shape)
     assert 1 <= splits <= max(1, -(-points // shape.columns))
 
 

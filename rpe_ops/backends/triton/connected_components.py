@@ -22,9 +22,8 @@ def forward(points: Tensor, offsets: Tensor, threshold: float) -> Tensor:
         return torch.empty(0, dtype=torch.int64, device=points.device)
     shape = tile_shape("connected_components", dim, False, points.device)
     tiles = row_tiles(offsets, num_points, shape.rows)
-    num_images = offsets.shape[0] - 1
     rows = operands(points, half=False)
-    splits = num_splits(tiles.count, -(-num_points // num_images), shape, points.device)
+    splits = num_splits(tiles.count, points, offsets, shape)
     partial = torch.empty(splits, num_points, dtype=torch.int32, device=points.device)
     root = torch.arange(num_points, dtype=torch.int32, device=points.device)
     unfinished = torch.ones((), dtype=torch.int32, device=points.device)

@@ -21,10 +21,10 @@ from rpe_ops.backends.triton.kernels.mean_shift_backward import (
 from rpe_ops.backends.triton.kernels.tiles import LARGEST_FLOAT, LOG2_E, SCALE_EXPONENT
 from rpe_ops.backends.triton.launching import Operands, launch, operands
 from rpe_ops.backends.triton.shapes import (
-    TileShape,
     block_dim,
     fused_backward,
     num_splits,
+    pair_constants,
     row_shape,
     row_tiles,
     tile_shape,
@@ -57,7 +57,7 @@ def forward(
     partners = points if sources is None else sources
     shape = tile_shape("mean_shift_forward", dim, half, points.device)
     tiles = row_tiles(point_offsets, num_points, shape.rows)
-    splits = _splits(tiles.count, partners, source_offsets, shape)
+    splits = num_splits(tiles.count, partners, source_offsets, shape)
     fixed_shift = sources is None and log_weight is None
     largest_cosine = _largest_cosine(x, point_offsets) if fixed_shift else None
     partial_sum = points.new_empty(splits, num_points, dim)
@@ -68,7 +68,7 @@ def forward(
         shape,
         *(*x, *y, largest_cosine, log_weight, kappa, tiles.image, tiles.row, point_offsets, source_offsets),
         *(partial_sum, *partial_rows, num_points, splits),
-        **_constants(dim, shape, half),
+        **pair_constants(dim, shape, half),
         FIXED_SHIFT=fixed_shift,
     )
     finish = row_shape(dim)
@@ -151,7 +151,7 @@ def _blurring(
     u, v, scale = _scaled_slopes(share[:, None] * h, mean, offsets, half, 2.0**SCALE_EXPONENT.value)
     shape = tile_shape("mean_shift_backward", dim, half, points.device)
     tiles = row_tiles(offsets, num_points, shape.rows)
-    splits = _splits(tiles.count, points, offsets, shape)
+    splits = num_splits(tiles.count, points, offsets, shape)
     partial_points, partial_slopes = _buffers(2, h, splits, num_points, dim)
     launch(
         blurring_backward_kernel,
@@ -170,7 +170,7 @@ def _blurring(
             partial_slopes,
         ),
         *(num_points, splits),
-        **_constants(dim, shape, half),
+        **pair_constants(dim, shape, half),
     )
     row_scale = (scale * 2.0**SCALE_EXPONENT.value)[image, None]
     pair_sum = partial_points.sum(0) / row_scale
@@ -219,9 +219,9 @@ def _rows_and_columns(
     y = x if sources is None else operands(sources, half)
     slopes, shift, scale = _scaled_slopes(h, mean, point_offsets, half)
     shape = tile_shape("mean_shift_sides", dim, half, points.device)
-    constants = _constants(dim, shape, half)
+    constants = pair_constants(dim, shape, half)
     tiles = row_tiles(point_offsets, num_points, shape.rows)
-    splits = _splits(tiles.count, partners, source_offsets, shape)
+    splits = num_splits(tiles.count, partners, source_offsets, shape)
     inputs = (*x, *y, log_weight, *slopes)
     row_sum = h.new_empty(splits, num_points, dim)
     slope_sum, nearest, level, density = _buffers(4, h, splits, num_points)
@@ -238,7 +238,7 @@ def _rows_and_columns(
     rest = (share * slope_sum).sum(0)  # 0 but for the rounding of e, which is taken out again
     rows = ((share[:, :, None] * row_sum).sum(0) - rest[:, None] * mean) / row_scale
     tiles = row_tiles(source_offsets, num_sources, shape.rows)
-    splits = _splits(tiles.count, points, point_offsets, shape)
+    splits = num_splits(tiles.count, points, point_offsets, shape)
     sums = _buffers(2, h, splits, num_sources, dim)  # P h and S x
     mass_sum = h.new_empty(splits, num_sources)
     launch(
@@ -326,19 +326,3 @@ def _per_row(scale: Tensor, offsets: Tensor, num_rows: int) -> Tensor:
 def _buffers(count: int, like: Tensor, *shape: int) -> list[Tensor]:
     """Unwritten tensors of their own: parts of one would be aligned differently for every N, and compiled for again."""
     return [like.new_empty(shape) for _ in range(count)]
-
-
-def _splits(num_tiles: int, partners: Tensor, offsets: Tensor, shape: TileShape) -> int:
-    num_images = max(offsets.shape[0] - 1, 1)
-    return num_splits(num_tiles, -(-partners.shape[0] // num_images), shape, partners.device)
-
-
-def _constants(dim: int, shape: TileShape, half: bool) -> dict[str, int | bool]:
-    """What every kernel over pairs is compiled for."""
-    return {
-        "D": dim,
-        "BLOCK_M": shape.rows,
-        "BLOCK_N": shape.columns,
-        "BLOCK_D": block_dim(dim),
-        "SPLIT": not half,
-    }

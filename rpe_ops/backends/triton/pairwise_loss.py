@@ -16,7 +16,15 @@ from rpe_ops.backends.triton.kernels.pairwise_loss import (
     loss_finish_kernel,
 )
 from rpe_ops.backends.triton.launching import launch, operands
-from rpe_ops.backends.triton.shapes import TileShape, block_dim, num_splits, row_shape, row_tiles, tile_shape
+from rpe_ops.backends.triton.shapes import (
+    TileShape,
+    block_dim,
+    num_splits,
+    pair_constants,
+    row_shape,
+    row_tiles,
+    tile_shape,
+)
 
 _IMAGES = TileShape(rows=256, columns=0, warps=4, stages=1)
 # The largest weight of w_j x_j as float16: components keep their 11 bits down to 2^-29 of it.
@@ -48,7 +56,7 @@ def forward(
 
     shape = tile_shape("pairwise_loss", dim, half, points.device)
     tiles = row_tiles(offsets, num_points, shape.rows)
-    splits = num_splits(tiles.count, -(-num_points // num_images), shape, points.device)
+    splits = num_splits(tiles.count, points, offsets, shape)
     partial_hinge = points.new_empty(splits, num_points)
     partial_grad = points.new_empty(splits, num_points if with_gradient else 0, dim)
     launch(
@@ -57,12 +65,8 @@ def forward(
         shape,
         *(*x, *weighted, weight, instance, begin, end, tiles.image, tiles.row, offsets),
         *(partial_hinge, partial_grad, 2.0 * margin - 1.0, num_points, splits),
-        D=dim,
-        BLOCK_M=shape.rows,
-        BLOCK_N=shape.columns,
-        BLOCK_D=block_dim(dim),
+        **pair_constants(dim, shape, half),
         WITH_GRADIENT=with_gradient,
-        SPLIT=not half,
     )
     sums = row_shape(dim)
     tiles = row_tiles(offsets, num_points, sums.rows)

@@ -130,10 +130,23 @@ def block_dim(dim: int) -> int:
     return max(16, 1 << (dim - 1).bit_length())
 
 
-def num_splits(num_tiles: int, columns_per_image: int, shape: TileShape, device: torch.device) -> int:
-    """Into how many programs the columns of each row tile are divided: enough to fill the GPU, no more."""
+def pair_constants(dim: int, shape: TileShape, half: bool) -> dict[str, int | bool]:
+    """What every kernel over pairs of rows is compiled for."""
+    return {
+        "D": dim,
+        "BLOCK_M": shape.rows,
+        "BLOCK_N": shape.columns,
+        "BLOCK_D": block_dim(dim),
+        "SPLIT": not half,
+    }
+
+
+def num_splits(num_tiles: int, partners: Tensor, offsets: Tensor, shape: TileShape) -> int:
+    """Into how many programs the columns of each row tile, `partners [T, D]` with `offsets [B+1]`, are divided: enough
+    to fill the GPU, no more."""
+    columns_per_image = -(-partners.shape[0] // max(offsets.shape[0] - 1, 1))
     tiles = -(-columns_per_image // shape.columns)
-    wanted = -(-_PROGRAMS_PER_PROCESSOR * _processors(device) // max(num_tiles, 1))
+    wanted = -(-_PROGRAMS_PER_PROCESSOR * _processors(partners.device) // max(num_tiles, 1))
     return max(1, min(wanted, tiles // _TILES_PER_SPLIT if not settings.triton_interprets() else tiles))
 
 
