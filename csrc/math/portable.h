@@ -4,7 +4,9 @@
 #pragma once
 
 #if defined(__CUDACC__)
-#define RPE_FORMULA static __host__ __device__ __forceinline__
+#define RPE_FORMULA static __device__ __forceinline__
+#define RPE_MEMBER_FORMULA __device__ __forceinline__
 #else
 #define RPE_FORMULA static inline __attribute__((always_inline))
+#define RPE_MEMBER_FORMULA inline __attribute__((always_inline))
 #endif

@@ -1,169 +1,49 @@
 // One mean-shift step and its derivative against literal double loops, in every variant, on both routes.
 #include "launch/mean_shift.h"
-#include "testing.h"
-
-#include <limits>
+#include "mean_shift_problem.h"
 
 namespace {
 
-struct Case {
-  std::vector<int64_t> point_sizes, source_sizes;  // no source sizes: blurring
-  int64_t dim;
-  double kappa, eta;
-  bool masses;
-};
+using namespace testing::mean_shift;
 
 template <class T>
-struct Results {
-  std::vector<T> moved, mean, log_density, grad_points, grad_sources, grad_log_weight;
-  std::vector<double> scalars;
-};
-
-template <class T>
-struct Problem {
-  Case c;
-  bool blurring;
-  std::vector<int64_t> point_offsets, source_offsets;
-  std::vector<T> points, sources, log_weight, grad_moved;
-
-  explicit Problem(const Case& given) : c(given), blurring(given.source_sizes.empty()) {
-    point_offsets = testing::offsets_of(c.point_sizes);
-    source_offsets = blurring ? point_offsets : testing::offsets_of(c.source_sizes);
-    points = testing::unit_rows<T>(point_offsets.back(), c.dim, 3);
-    sources = blurring ? points : testing::unit_rows<T>(source_offsets.back(), c.dim, 4);
-    grad_moved = testing::unit_rows<T>(point_offsets.back(), c.dim, 5);
-    for (int64_t j = 0; c.masses && j < source_offsets.back(); ++j)
-      log_weight.push_back(j % 5 == 0 ? -std::numeric_limits<T>::infinity() : T(0.4 * double(j % 7) - 1));
-  }
-
-  Results<T> run(rpe::TaskPool& pool) const {
-    Results<T> r;
-    r.moved.assign(points.size(), T(-9));
-    r.mean = r.grad_points = r.moved;
-    r.log_density.assign(size_t(point_offsets.back()), T(-9));
-    r.grad_sources.assign(blurring ? 0 : sources.size(), T(-9));
-    r.grad_log_weight.assign(log_weight.size(), T(-9));
-    rpe::MeanShift<T> p{};
-    p.points = points.data();
-    p.sources = blurring ? points.data() : sources.data();
-    p.log_weight = c.masses ? log_weight.data() : nullptr;
-    p.blurring = blurring;
-    p.dim = c.dim;
-    p.moved = r.moved.data();
-    p.mean = r.mean.data();
-    p.log_density = r.log_density.data();
-    const int64_t images = int64_t(point_offsets.size()) - 1;
-    rpe::run_mean_shift_forward(p, c.kappa, c.eta, point_offsets.data(), source_offsets.data(), images, pool);
-    p.grad_moved = grad_moved.data();
-    p.saved_mean = r.mean.data();
-    p.saved_log_density = r.log_density.data();
-    p.with_grad_weight = c.masses;
-    p.grad_points = r.grad_points.data();
-    p.grad_sources = blurring ? nullptr : r.grad_sources.data();
-    p.grad_log_weight = c.masses ? r.grad_log_weight.data() : nullptr;
-    const rpe::ScalarGradients scalars =
-        rpe::run_mean_shift_backward(p, c.kappa, c.eta, point_offsets.data(), source_offsets.data(), images, pool);
-    r.scalars = {scalars.kappa, scalars.eta};
-    return r;
-  }
-
-  // The formulas of the step as they are written, pair by pair, in double.
-  Results<double> literal() const {
-    const size_t dim = size_t(c.dim);
-    Results<double> r;
-    r.moved.assign(points.size(), 0);
-    r.mean = r.grad_points = r.moved;
-    r.log_density.assign(size_t(point_offsets.back()), 0);
-    r.grad_sources.assign(sources.size(), 0);
-    r.grad_log_weight.assign(sources.size() / dim, 0);
-    r.scalars = {0.0, 0.0};
-    for (size_t image = 0; image + 1 < point_offsets.size(); ++image) {
-      for (size_t i = size_t(point_offsets[image]); i < size_t(point_offsets[image + 1]); ++i) {
-        row(i, size_t(source_offsets[image]), size_t(source_offsets[image + 1]), r);
-      }
-    }
-    if (blurring) {
-      for (size_t k = 0; k < r.grad_points.size(); ++k) r.grad_points[k] += r.grad_sources[k];
-      r.grad_sources.clear();
-    }
-    if (!c.masses) r.grad_log_weight.clear();
-    return r;
-  }
-
-  void row(size_t i, size_t first, size_t last, Results<double>& r) const {
-    const size_t dim = size_t(c.dim);
-    const T* x = &points[i * dim];
-    std::vector<double> logit, probability;
-    double top = -std::numeric_limits<double>::infinity(), total = 0;
-    for (size_t j = first; j < last; ++j) {
-      const double bias = c.masses ? double(log_weight[j]) : 0.0;
-      logit.push_back(c.kappa * (testing::dot(x, &sources[j * dim], c.dim) - 1) + bias);
-      top = std::max(top, logit.back());
-    }
-    const bool mass = top > -std::numeric_limits<double>::infinity();
-    for (double value : logit) {
-      probability.push_back(mass ? std::exp(value - top) : 0.0);
-      total += probability.back();
-    }
-    r.log_density[i] = mass ? top + std::log(total) : top;
-    std::vector<double> m(dim, 0.0), g(dim), z(dim), point(x, x + dim),
-        upstream(&grad_moved[i * dim], &grad_moved[i * dim] + dim);
-    for (size_t j = first; j < last; ++j) {
-      if (mass) probability[j - first] /= total;
-      for (size_t d = 0; d < dim; ++d) m[d] += probability[j - first] * double(sources[j * dim + d]);
-    }
-    if (!mass) m = point;
-    double length = 0, along = 0;
-    for (size_t d = 0; d < dim; ++d) {
-      z[d] = c.eta * m[d] + (1 - c.eta) * point[d];
-      length += z[d] * z[d];
-    }
-    length = std::sqrt(length);
-    for (size_t d = 0; d < dim; ++d) {
-      z[d] /= length;
-      along += z[d] * upstream[d];
-    }
-    double e = 0;
-    for (size_t d = 0; d < dim; ++d) {
-      g[d] = (upstream[d] - along * z[d]) / length;
-      r.moved[i * dim + d] = z[d];
-      r.mean[i * dim + d] = m[d];
-      r.scalars[1] += g[d] * (m[d] - point[d]);
-      r.grad_points[i * dim + d] += mass ? (1 - c.eta) * g[d] : g[d];
-      e += c.eta * g[d] * m[d];
-    }
-    for (size_t j = first; mass && j < last; ++j) {
-      const T* y = &sources[j * dim];
-      double along_y = 0;
-      for (size_t d = 0; d < dim; ++d) along_y += c.eta * g[d] * double(y[d]);
-      const double p = probability[j - first], s = p * (along_y - e);
-      r.grad_log_weight[j] += s;
-      r.scalars[0] += s * testing::dot(x, y, c.dim);
-      for (size_t d = 0; d < dim; ++d) {
-        r.grad_points[i * dim + d] += c.kappa * s * double(y[d]);
-        r.grad_sources[j * dim + d] += p * c.eta * g[d] + c.kappa * s * point[d];
-      }
-    }
-  }
-};
-
-template <class T>
-void compare(const std::vector<T>& value, const std::vector<double>& expected, double tolerance) {
-  CHECK(value.size() == expected.size());
-  for (size_t k = 0; k < value.size() && k < expected.size(); ++k) {
-    if (std::isinf(expected[k])) {
-      CHECK(double(value[k]) == expected[k]);
-    } else {
-      CHECK_NEAR(value[k], expected[k], tolerance);
-    }
-  }
+Results<T> run(const Problem<T>& problem, rpe::TaskPool& pool) {
+  Results<T> r;
+  r.moved.assign(problem.points.size(), T(-9));
+  r.mean = r.grad_points = r.moved;
+  r.log_density.assign(size_t(problem.point_offsets.back()), T(-9));
+  r.grad_sources.assign(problem.blurring ? 0 : problem.sources.size(), T(-9));
+  r.grad_log_weight.assign(problem.log_weight.size(), T(-9));
+  rpe::MeanShift<T> p{};
+  p.points = problem.points.data();
+  p.sources = problem.blurring ? problem.points.data() : problem.sources.data();
+  p.log_weight = problem.c.masses ? problem.log_weight.data() : nullptr;
+  p.blurring = problem.blurring;
+  p.dim = problem.c.dim;
+  p.moved = r.moved.data();
+  p.mean = r.mean.data();
+  p.log_density = r.log_density.data();
+  const int64_t images = int64_t(problem.point_offsets.size()) - 1;
+  rpe::run_mean_shift_forward(p, problem.c.kappa, problem.c.eta, problem.point_offsets.data(),
+                              problem.source_offsets.data(), images, pool);
+  p.grad_moved = problem.grad_moved.data();
+  p.saved_mean = r.mean.data();
+  p.saved_log_density = r.log_density.data();
+  p.with_grad_weight = problem.c.masses;
+  p.grad_points = r.grad_points.data();
+  p.grad_sources = problem.blurring ? nullptr : r.grad_sources.data();
+  p.grad_log_weight = problem.c.masses ? r.grad_log_weight.data() : nullptr;
+  const rpe::ScalarGradients scalars = rpe::run_mean_shift_backward(
+      p, problem.c.kappa, problem.c.eta, problem.point_offsets.data(), problem.source_offsets.data(), images, pool);
+  r.scalars = {scalars.kappa, scalars.eta};
+  return r;
 }
 
 template <class T>
 void check(const Case& c) {
   const Problem<T> problem(c);
   testing::ThreadPool serial(1), threads(3, true);
-  const Results<T> result = problem.run(serial), again = problem.run(threads);
+  const Results<T> result = run(problem, serial), again = run(problem, threads);
   CHECK(testing::same_bits(result.moved, again.moved));
   CHECK(testing::same_bits(result.grad_points, again.grad_points));
   CHECK(testing::same_bits(result.grad_sources, again.grad_sources));
@@ -191,7 +71,7 @@ void check_extreme_kappa() {
         const Problem<T> problem(
             Case{{70, 0, 3}, seeds ? std::vector<int64_t>{90, 4, 0} : std::vector<int64_t>{}, 6, kappa, 0.8, masses});
         testing::ThreadPool pool(2);
-        const Results<T> result = problem.run(pool);
+        const Results<T> result = run(problem, pool);
         for (size_t i = 0; i < result.moved.size() / 6; ++i)
           CHECK_NEAR(testing::dot(&result.moved[i * 6], &result.moved[i * 6], 6), 1.0, 1e-5);
         for (T value : result.grad_points) CHECK(std::isfinite(value));

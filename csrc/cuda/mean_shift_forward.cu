@@ -1,0 +1,214 @@
+// One mean-shift step on a GPU: operands, the walk over pairs, and what is left to do per row.
+// Formula numbers are those of rpe_ops/backends/reference/mean_shift.py.
+#include "../math/sphere_step.h"
+#include "kernel_values.cuh"
+#include "mean_shift.h"
+#include "rows.cuh"
+
+namespace rpe {
+namespace cuda {
+namespace {
+
+struct ForwardWork {
+  MeanShift step;
+  Operand points, sources;
+  const float* squared_length;    // [points]
+  const uint32_t* image_squared;  // [images]
+  const int32_t* tiles_before;    // [images + 1]
+  // [splits, points, kDim] and three of [splits, points]
+  float *partial_sum, *partial_nearest, *partial_level, *partial_density;
+  int splits;
+};
+
+// (1) and the sums of (2) over one split of the columns.
+// Computes sum_j 2^a_ij y_j and sum_j 2^a_ij, times 2^kScaleExponent, with
+//          a_ij = log2(e) (kappa (x_i.y_j - nearest_i) + b_j) - level_i.
+// Owns     kBlockM rows of one image; thread block (row tile, split, slice of the features).
+// Tiles    x [kBlockM, kDim] as fragments, y [kBlockN, kDim] in kStages stages of shared memory.
+// Types    loads float16 (kSplit: in two parts), accumulates and stores float32.
+// Bits     one writer per row, split and slice, columns in order: deterministic.
+// kFixed (blurring without masses): nearest_i = |x_i| max_j |x_j|, a bound that its own cosine nearly reaches, and
+// level_i = 0 need no running maximum. Otherwise the largest exponent so far is kept; sums are rescaled when it grows.
+template <class T, bool kFixed>
+RPE_KERNEL(T::kThreads, 1)
+mean_shift_forward_kernel(ForwardWork p) {
+  using Tiles = SharedTiles<T>;
+  Work work;
+  if (!find_work<T>(work, p.tiles_before, p.step.num_images, p.step.point_offsets, p.step.source_offsets)) return;
+  const int first_row = work.row_begin + warp_index() * T::kRowTiles * 16;
+  const float kappa = log2_concentration(p.step.kappa);
+  const int count = work.column_end - work.column_begin;
+  RowOperand<T> x;
+  RowSums<T> total = {};
+  RowNumbers<T> density = {};
+  RunningReference<T> reference;
+  reference.clear();
+  if constexpr (kFixed) {
+    load_numbers<T>(reference.nearest, p.squared_length, first_row, work.row_end, 0.0f);
+    const float longest = sqrtf(bits_float(p.image_squared[work.image])) * kRounding;
+#pragma unroll
+    for (int m = 0; m < T::kRowTiles; ++m) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        reference.nearest[m][half] = sqrtf(reference.nearest[m][half]) * longest;
+        reference.level[m][half] = 0.0f;
+      }
+    }
+  }
+  const auto copy = [&](int number) {
+    const int first = work.column_begin + number * T::kBlockN;
+    copy_partners<T>(number, 0, p.sources, first, work.column_end);
+    if constexpr (!kFixed) {
+      if (p.step.log_weight != nullptr)
+        copy_numbers<T::kBlockN, T::kThreads>(Tiles::template numbers<float>(number, 0), p.step.log_weight, first,
+                                              work.column_end);
+    }
+  };
+  const auto visit = [&](int number) {
+    const TileOperand y = Tiles::column_operand(number, 0);
+    const int columns = count - number * T::kBlockN;
+    const bool partial = columns < T::kBlockN;
+#pragma unroll(T::kUnroll)
+    for (int column = 0; column < T::kBlockN; column += 16) {
+      Chunk cosine[T::kRowTiles] = {}, weight[T::kRowTiles];
+      rows_times_rows<T>(cosine, x, y, column);
+      if constexpr (kFixed) {
+#pragma unroll
+        for (int m = 0; m < T::kRowTiles; ++m) {
+          kernel_values<T>(weight[m], cosine[m], reference.nearest[m], kappa);
+          if (partial) clear_outside(weight[m], columns - column);
+        }
+      } else {
+        float bias[2][2];
+        chunk_bias(bias, p.step.log_weight == nullptr ? nullptr : Tiles::template numbers<float>(number, 0), column,
+                   columns - column);
+        reference.values(weight, cosine, bias, kappa, [&](int m, int half, float factor) {
+          density[m][half] *= factor;
+#pragma unroll
+          for (int n = 0; n < T::kSlice / 8; ++n) {
+            total[m][n][2 * half] *= factor;
+            total[m][n][2 * half + 1] *= factor;
+          }
+        });
+#pragma unroll
+        for (int m = 0; m < T::kRowTiles; ++m)
+#pragma unroll
+          for (int k = 0; k < 8; ++k) weight[m][k / 4][k % 4] *= kScale;
+      }
+#pragma unroll
+      for (int m = 0; m < T::kRowTiles; ++m)
+#pragma unroll
+        for (int k = 0; k < 8; ++k) density[m][k % 4 / 2] += weight[m][k / 4][k % 4];
+      weights_times_rows<T>(total, weight, y, column, work.slice);
+    }
+  };
+  copy_own_rows<T>(0, p.points, work);
+  walk_tiles<T>(
+      share_of_split((count + T::kBlockN - 1) / T::kBlockN, work), copy, [&] { x.load(Tiles::row_operand(0)); }, visit);
+#pragma unroll
+  for (int m = 0; m < T::kRowTiles; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) density[m][half] = quad_sum(density[m][half]);
+  const int64_t slot = work.split * p.step.num_points;
+  store_sums<T>(p.partial_sum + slot * T::kDim, total, first_row, work.row_end, work.slice);
+  if (work.slice != 0) return;
+  store_numbers<T>(p.partial_density + slot, density, first_row, work.row_end);
+  store_numbers<T>(p.partial_nearest + slot, reference.nearest, first_row, work.row_end);
+  store_numbers<T>(p.partial_level + slot, reference.level, first_row, work.row_end);
+}
+
+// L of (1), M and Z of (2) from the partial sums of all splits.
+// Computes L_i = kappa (nearest_i - 1) + ln 2 (level_i + log2 sum), M_i, Z_i, for the largest of all references.
+// Owns     RowLanes::kRows rows.  Tiles: none.  Types: float32.  Bits: splits are added in order.
+template <int kDim>
+RPE_KERNEL(kRowThreads, 1)
+mean_shift_finish_kernel(ForwardWork p) {
+  const int64_t num_points = p.step.num_points;
+  const RowLanes<kDim> lanes(num_points);
+  const int64_t row = lanes.inside ? lanes.row : 0;
+  const float kappa = log2_concentration(p.step.kappa), eta = *p.step.eta;
+  CommonReference common;
+  common.find(p.partial_nearest, p.partial_level, row, num_points, p.splits, kappa);
+  float point[8], mean[8] = {}, moved[8], density = 0.0f;
+  lanes.load(point, p.step.points, p.step.dim);
+  for (int split = 0; split < p.splits; ++split) {
+    const int64_t place = split * num_points + row;
+    const float share = common.share(p.partial_nearest[place], p.partial_level[place], kappa);
+    float sum[8];
+    lanes.load_padded(sum, p.partial_sum + split * num_points * kDim);
+    density += share * p.partial_density[place];
+#pragma unroll
+    for (int k = 0; k < 8; ++k) mean[k] += share * sum[k];
+  }
+  const bool empty = density == 0.0f;  // an image without mass: its rows stay
+#pragma unroll
+  for (int k = 0; k < 8; ++k) mean[k] = empty ? point[k] : mean[k] / density;
+  sphere_step(point, mean, eta, int64_t(8), moved, [&](float value) { return lanes.sum(value); });
+  lanes.store(p.step.mean, mean, p.step.dim);
+  lanes.store(p.step.moved, moved, p.step.dim);
+  if (!lanes.inside || lanes.lane != 0) return;
+  const float level = (common.nearest - 1.0f) * kappa + (common.level + log2f(density) - kScaleExponent);
+  p.step.log_density[row] = empty ? -INFINITY : level / kLog2E;
+}
+
+template <int kDim, bool kSplit>
+size_t run_forward(const MeanShift& step, void* workspace, Stream stream) {
+  using T = Traits<Walk::kForward, kDim, kSplit>;
+  Workspace space(workspace);
+  const bool blurring = step.sources == nullptr, fixed = blurring && step.log_weight == nullptr;
+  const unsigned tiles = largest_tile_count(step.num_points, step.num_images, T::kBlockM);
+  ForwardWork p{};
+  p.step = step;
+  p.splits = int(split_count(tiles, step.num_sources, step.num_images, T::kBlockN, step.processors));
+  const OperandSpace<kDim, kSplit> points(space, step.num_points), sources(space, blurring ? 0 : step.num_sources);
+  p.points = points.operand();
+  p.sources = blurring ? p.points : sources.operand();
+  float* squared_length = space.take<float>(step.num_points);
+  uint32_t* image_squared = space.take<uint32_t>(step.num_images);
+  int32_t* tiles_before = space.take<int32_t>(step.num_images + 1);
+  p.squared_length = squared_length;
+  p.image_squared = image_squared;
+  p.tiles_before = tiles_before;
+  p.partial_sum = space.take<float>(p.splits * step.num_points * kDim);
+  p.partial_nearest = space.take<float>(p.splits * step.num_points);
+  p.partial_level = space.take<float>(p.splits * step.num_points);
+  p.partial_density = space.take<float>(p.splits * step.num_points);
+  if (workspace == nullptr) return space.bytes();
+
+  fill_zero(image_squared, step.num_images * sizeof(uint32_t), stream);
+  launch(count_tiles_kernel, {}, kWarpSize, 0, stream,
+         CountTiles{tiles_before, step.point_offsets, step.num_images, T::kBlockM});
+  const auto prepare = [&](const float* rows, int64_t count, const OperandSpace<kDim, kSplit>& operand, bool measure) {
+    launch(prepare_rows_kernel<kDim>, RowLanes<kDim>::grid(count), kRowThreads, 0, stream,
+           PrepareRows{rows, count, step.dim, step.point_offsets, step.num_images, operand.high, operand.low,
+                       measure ? squared_length : nullptr, measure ? image_squared : nullptr});
+  };
+  prepare(step.points, step.num_points, points, true);
+  if (!blurring) prepare(step.sources, step.num_sources, sources, false);
+  launch(fixed ? mean_shift_forward_kernel<T, true> : mean_shift_forward_kernel<T, false>,
+         {tiles, unsigned(p.splits), T::kSlices}, T::kThreads, T::kSharedBytes, stream, p);
+  launch(mean_shift_finish_kernel<kDim>, RowLanes<kDim>::grid(step.num_points), kRowThreads, 0, stream, p);
+  return space.bytes();
+}
+
+}  // namespace
+
+size_t mean_shift_forward(const MeanShift& step, void* workspace, void* stream) {
+  size_t bytes = 0;
+  with_widths(step.dim, step.half, [&](auto width, auto split) {
+    bytes = run_forward<decltype(width)::value, decltype(split)::value != 0>(step, workspace, Stream(stream));
+  });
+  return bytes;
+}
+
+void mean_shift_forward_resources(std::vector<KernelResources>& all) {
+  with_every_width([&](auto width, auto split) {
+    using Forward = Traits<Walk::kForward, decltype(width)::value, decltype(split)::value != 0>;
+    append_resources<Forward>(all, "mean_shift_forward_kernel, fixed shift", mean_shift_forward_kernel<Forward, true>);
+    append_resources<Forward>(all, "mean_shift_forward_kernel, running maximum",
+                              mean_shift_forward_kernel<Forward, false>);
+  });
+}
+
+}  // namespace cuda
+}  // namespace rpe

@@ -1,0 +1,107 @@
+// csrc/cuda's mean shift, unmodified, on the emulated device: against literal double loops, with shuffled threads, in ragged
+// batches, at every width.
+#include "cuda/mean_shift.h"
+#include "cuda_device.h"
+#include "mean_shift_problem.h"
+
+namespace {
+
+using namespace testing::mean_shift;
+
+Results<float> run(const Problem<float>& problem, bool half, int processors, uint64_t seed) {
+  Results<float> r;
+  const size_t num_points = size_t(problem.point_offsets.back()), num_sources = size_t(problem.source_offsets.back());
+  r.moved.assign(problem.points.size(), -9.0f);
+  r.mean = r.grad_points = r.moved;
+  r.log_density.assign(num_points, -9.0f);
+  r.grad_sources.assign(problem.blurring ? 0 : problem.sources.size(), -9.0f);
+  r.grad_log_weight.assign(problem.c.masses ? num_sources : 0, -9.0f);
+  const float kappa = float(problem.c.kappa), eta = float(problem.c.eta);
+  float grad_kappa = -9.0f, grad_eta = -9.0f;
+  rpe::cuda::MeanShift p{};
+  p.points = problem.points.data();
+  p.sources = problem.blurring ? nullptr : problem.sources.data();
+  p.log_weight = problem.c.masses ? problem.log_weight.data() : nullptr;
+  p.kappa = &kappa;
+  p.eta = &eta;
+  p.point_offsets = problem.point_offsets.data();
+  p.source_offsets = problem.source_offsets.data();
+  p.num_points = int64_t(num_points);
+  p.num_sources = int64_t(num_sources);
+  p.dim = problem.c.dim;
+  p.num_images = int(problem.point_offsets.size()) - 1;
+  p.half = half;
+  p.processors = processors;
+  p.moved = r.moved.data();
+  p.mean = r.mean.data();
+  p.log_density = r.log_density.data();
+  testing::run_on_device(rpe::cuda::mean_shift_forward, p, seed);
+  p.grad_moved = problem.grad_moved.data();
+  p.grad_points = r.grad_points.data();
+  p.grad_sources = problem.blurring ? nullptr : r.grad_sources.data();
+  p.grad_weight = problem.c.masses ? r.grad_log_weight.data() : nullptr;
+  p.grad_kappa = &grad_kappa;
+  p.grad_eta = &grad_eta;
+  testing::run_on_device(rpe::cuda::mean_shift_backward, p, seed);
+  // the gradient is in the mass itself; where there is none, that in its logarithm is 0
+  for (size_t j = 0; j < r.grad_log_weight.size(); ++j) {
+    CHECK(std::isfinite(r.grad_log_weight[j]));
+    r.grad_log_weight[j] =
+        std::isinf(problem.log_weight[j]) ? 0 : r.grad_log_weight[j] * std::exp(problem.log_weight[j]);
+  }
+  r.scalars = {grad_kappa, grad_eta};
+  return r;
+}
+
+void check(const Case& c, bool half, int processors = 4) {
+  testing::context() = "dim " + std::to_string(c.dim) + " kappa " + std::to_string(c.kappa) + (half ? " half" : "") +
+                       (c.masses ? " masses" : "") + (c.source_sizes.empty() ? "" : " seeds");
+  Problem<float> problem(c);
+  if (half) {
+    testing::round_to_half(problem.points);
+    testing::round_to_half(problem.sources);
+  }
+  const Results<float> result = run(problem, half, processors, 0), again = run(problem, half, processors, 7);
+  CHECK(testing::same_bits(result.moved, again.moved));
+  CHECK(testing::same_bits(result.log_density, again.log_density));
+  CHECK(testing::same_bits(result.grad_points, again.grad_points));
+  CHECK(testing::same_bits(result.grad_sources, again.grad_sources));
+  CHECK(testing::same_bits(result.grad_log_weight, again.grad_log_weight));
+  CHECK(testing::same_bits(result.scalars, again.scalars));
+  const Results<double> exact = problem.literal();
+  const double unit = (half ? testing::kHalfTolerance : testing::tolerance<float>()) * (1 + 0.1 * c.kappa);
+  compare(result.moved, exact.moved, 4 * unit);
+  compare(result.mean, exact.mean, unit);
+  compare(result.log_density, exact.log_density, unit * (1 + c.kappa));
+  const double scale = 1 + std::max(testing::largest(exact.grad_points), testing::largest(exact.grad_sources));
+  compare(result.grad_points, exact.grad_points, 4 * unit * scale);
+  compare(result.grad_sources, exact.grad_sources, 4 * unit * scale);
+  compare(result.grad_log_weight, exact.grad_log_weight, 4 * unit * (1 + testing::largest(exact.grad_log_weight)));
+  compare(result.scalars, exact.scalars, 4 * unit * (double(problem.point_offsets.back()) + 1));
+}
+
+}  // namespace
+
+int main() {
+  const std::vector<int64_t> ragged{0, 1, 15, 0, 70};
+  for (int64_t dim : {3, 8, 16, 20, 64, 100, 256}) {
+    for (bool half : {false, true}) {
+      check({ragged, {}, dim, 5.0, 1.0, false}, half);
+      check({{3, 1, 20, 0, 2}, ragged, dim, 5.0, 0.7, true}, half);
+    }
+  }
+  for (double kappa : {1e-3, 10.0, 100.0}) {
+    for (bool masses : {false, true}) {
+      check({ragged, {}, 17, kappa, 0.7, masses}, false);
+      check({{3, 1, 60, 0, 2}, ragged, 32, kappa, 1.3, masses}, false);
+    }
+  }
+  // columns split over thread blocks, rows over several tiles
+  check({{1100}, {}, 8, 20.0, 1.0, false}, true);
+  check({{1100}, {}, 8, 20.0, 1.0, false}, false);
+  check({{150}, {1060}, 16, 20.0, 1.0, true}, false);
+  check({{1060}, {70}, 16, 20.0, 1.0, false}, false);
+  check({{}, {}, 4, 5.0, 1.0, false}, false);
+  check({{0, 0}, {3, 0}, 4, 5.0, 1.0, true}, false);
+  return testing::finish();
+}
