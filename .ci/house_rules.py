@@ -17,7 +17,8 @@ MAX_LINES = 500
 MAX_BYTES = 200_000
 NATIVE = (".h", ".cpp", ".cu", ".cuh")
 PROSE = (".md", ".txt")
-ENVIRONMENT_READERS = {"rpe_ops/settings.py", "rpe_ops/backends/native/build.py"}
+# Beside the settings, the finders of compilers: CXX, CUDA_HOME, MAX_JOBS and the like are not ours.
+ENVIRONMENT_READERS = {"rpe_ops/settings.py", "rpe_ops/extensions/build.py", "rpe_ops/extensions/toolkit.py"}
 
 Finding = tuple[int, str]
 Rule = Callable[[str, str], Iterator[Finding]]

@@ -34,6 +34,8 @@ def show_config() -> Config:
     Returns:
         A dictionary that prints as a table: `print(rpe_ops.show_config())`. Paste it into a bug report.
     """
+    from rpe_ops.backends import cuda, native
+
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     backends = {
         f"{name} on {device}": reason or "available"
@@ -57,7 +59,8 @@ def show_config() -> Config:
             "torch threads": torch.get_num_threads(),
             "backends": backends,
             "build cache": _cache(),
-            "native build": _native(),
+            "native build": native.describe(),
+            "cuda build": cuda.describe(),
         }
     )
 
@@ -80,9 +83,3 @@ def _cache() -> str:
         return str(settings.cache_root())
     except (RuntimeError, OSError) as error:
         return f"none: {error}"
-
-
-def _native() -> dict[str, Any]:
-    from rpe_ops.backends import native
-
-    return native.describe()

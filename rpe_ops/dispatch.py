@@ -15,15 +15,12 @@ from rpe_ops import backends
 from rpe_ops.backends import BACKENDS
 
 # What "auto" tries, fastest first. Anything else than these devices is served by "torch".
-PREFERENCE: dict[str, tuple[str, ...]] = {"cpu": ("cpu", "torch"), "cuda": ("triton", "torch")}
+PREFERENCE: dict[str, tuple[str, ...]] = {"cpu": ("cpu", "torch"), "cuda": ("triton", "cuda", "torch")}
 
 
 def unavailable_reason(backend: str, device_type: str) -> str | None:
     """None where `backend` can serve tensors on `device_type`, else the reason in one sentence. Builds nothing."""
-    package = backends.package(backend)
-    if package is None:
-        return "not in this version of rpe_ops"
-    reason: str | None = package.unavailable_reason(device_type)
+    reason: str | None = backends.package(backend).unavailable_reason(device_type)
     return reason
 
 

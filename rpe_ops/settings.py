@@ -1,7 +1,7 @@
 """Everything the environment may say to rpe_ops, read in one place.
 
-The only module of the operators that looks at `os.environ` (the native build reads PyTorch's own MAX_JOBS and
-TORCH_CUDA_ARCH_LIST beside its compiler). Nothing here imports torch, so the build can use it from `setup.py`.
+The only module of the operators that looks at `os.environ`, but for `extensions/build.py` and `extensions/toolkit.py`:
+they read what compilers and PyTorch read too (CXX, CUDA_HOME, CUDA_PATH, MAX_JOBS, TORCH_CUDA_ARCH_LIST).
 """
 
 from __future__ import annotations

@@ -7,12 +7,26 @@ from pathlib import Path
 import pytest
 import torch
 
+import emulation
 import numerics
 import problems
 import rpe_ops
 from rpe_ops import backends, dispatch, settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--emulate-cuda",
+        action="store_true",
+        help='run backend "cuda" on CPU tensors: its kernels compiled for an emulated device',
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--emulate-cuda"):
+        emulation.serve()
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +56,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(params=[name for name, package in dispatch.BACKENDS.items() if package])
+@pytest.fixture(params=list(dispatch.BACKENDS))
 def backend(request: pytest.FixtureRequest, one_thread: None) -> Iterator[str]:
     """The name of every registered backend in turn; skips, with its own reason, where it cannot run.
 
@@ -56,9 +70,9 @@ def backend(request: pytest.FixtureRequest, one_thread: None) -> Iterator[str]:
     )
     if reason is not None and not on_gpu:
         pytest.skip(f"backend {name}: {reason}")
-    interpreted = name == "triton" and settings.triton_interprets()
-    if interpreted and request.node.get_closest_marker("large"):
-        pytest.skip("backend triton: too many pairs for its interpreter, a GPU runs this test")
+    on_no_gpu = {"triton": settings.triton_interprets()}
+    if on_no_gpu.get(name) and request.node.get_closest_marker("large"):
+        pytest.skip(f"backend {name}: too many pairs to run without a GPU")
     only_float32 = getattr(backends.package(name), "unsupported_reason", lambda *_: None)(torch.float64, 1)
     parameters = request.node.callspec.params.values()
     if only_float32 and (request.node.get_closest_marker("float64") or torch.float64 in parameters):

@@ -1,7 +1,7 @@
 """The life of the just-in-time build: locks, killed builds, damaged files, missing programs, digests.
 
 Most tests build a tiny extension of one empty C++ file; only the last one loads the real library, from the cache that
-the other tests use too. Nothing here measures or checks an operator.
+the other tests use too. What the CUDA extension adds is in `test_cuda_build.py`. Nothing here checks an operator.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import pytest
 
 from rpe_ops import settings
 from rpe_ops.backends import native
-from rpe_ops.backends.native import build, cache, loader
+from rpe_ops.backends.native import loader
+from rpe_ops.extensions import build, cache, cpu, cuda
 
 TINY = 'extern "C" int rpe_ops_tiny() { return 42; }\n'
 
@@ -34,7 +35,7 @@ def tiny_recipe(folder: Path, source: str = TINY) -> build.Recipe:
     csrc = folder / "csrc"
     (csrc / "launch").mkdir(parents=True, exist_ok=True)
     (csrc / "launch" / "tiny.cpp").write_text(source, encoding="utf-8")
-    recipe = build.make_recipe(csrc)
+    recipe = cpu.make_recipe(csrc)
     flags = ("-shared", "-fPIC")
     return dataclasses.replace(recipe, link_flags=flags)
 
@@ -44,8 +45,8 @@ def build_in_subprocess(folder: Path, compiler: Path, root: Path) -> subprocess.
     program = f"""
         import dataclasses
         from pathlib import Path
-        from rpe_ops.backends.native import build, cache
-        recipe = build.make_recipe(Path({str(folder / "csrc")!r}))
+        from rpe_ops.extensions import cache, cpu
+        recipe = cpu.make_recipe(Path({str(folder / "csrc")!r}))
         recipe = dataclasses.replace(recipe, link_flags=("-shared", "-fPIC"))
         print(cache.library_for(recipe, Path({str(root)!r})))
     """
@@ -102,7 +103,7 @@ def test_a_damaged_library_is_built_again(tmp_path, capsys, damage):
     recipe = tiny_recipe(tmp_path)
     library = cache.library_for(recipe, tmp_path)
     original = library.read_bytes()
-    manifest = library.parent / build.MANIFEST_NAME
+    manifest = library.parent / cpu.EXTENSION.manifest_name
     if damage == "truncated":
         library.write_bytes(original[: len(original) // 2])
     elif damage == "changed":
@@ -114,11 +115,11 @@ def test_a_damaged_library_is_built_again(tmp_path, capsys, damage):
     else:
         library.unlink()
         manifest.unlink()
-    assert build.verify(library) is None
+    assert build.verify(library, cpu.EXTENSION) is None
     capsys.readouterr()
     assert cache.library_for(recipe, tmp_path) == library
     assert "built in" in capsys.readouterr().err
-    assert build.verify(library) is not None
+    assert build.verify(library, cpu.EXTENSION) is not None
 
 
 @needs_compiler
@@ -176,7 +177,7 @@ def test_a_killed_build_leaves_no_lock_and_no_folder(tmp_path):
         output, errors = survivor.communicate(timeout=60)
         assert survivor.returncode == 0, errors
         assert time.monotonic() - begun < 60
-        assert build.verify(Path(output.strip())) is not None
+        assert build.verify(Path(output.strip()), cpu.EXTENSION) is not None
         assert not list(root.glob("*.build-*")), "what the killed build left is removed"
     finally:
         os.killpg(victim.pid, signal.SIGKILL)
@@ -241,13 +242,47 @@ def test_no_compiler_is_a_reason_and_not_a_crash(monkeypatch, tmp_path):
     if sys.platform != "win32":
         assert "compiler" in reason and "g++" in reason
     with pytest.raises(build.BuildError, match="rpe_ops: "):
-        build.make_recipe()
+        cpu.make_recipe()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has a reason of its own")
 def test_a_named_compiler_that_is_missing_is_named(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert "no-such-compiler" in str(build.obstacle())
+
+
+@pytest.mark.parametrize(
+    "version, refused",
+    [
+        ("g++ (Ubuntu 9.4.0-1ubuntu1~20.04.2) 9.4.0", True),
+        ("g++ (GCC) 11.4.1 20230605 (Red Hat 11.4.1-2)", False),
+        ("x86_64-conda-linux-gnu-c++ (conda-forge gcc 10.4.0-19) 10.4.0", True),
+        ("g++ (Debian 12.2.0-14+deb12u1) 12.2.0", False),
+        ("Debian clang version 11.0.1-2", True),
+        ("Apple clang version 15.0.0 (clang-1500.3.9.4)", False),
+        ("Intel(R) oneAPI DPC++/C++ Compiler 2024.0.0 (2024.0.0.20231017)", False),
+    ],
+)
+def test_an_old_compiler_is_named_with_the_remedy(version, refused):
+    reason = build.too_old(version)
+    assert (reason is not None) == refused
+    if reason is not None:
+        assert version in reason and "g++ 11" in reason and "CXX" in reason
+
+
+@needs_compiler
+def test_an_old_or_broken_compiler_is_a_reason(monkeypatch, tmp_path):
+    for name, body, expected in (
+        ("old", "echo 'g++ (GCC) 8.5.0'", "too old"),
+        ("broken", "exit 1", "does not run"),
+    ):
+        compiler = tmp_path / name
+        compiler.write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
+        compiler.chmod(0o755)
+        monkeypatch.setenv("CXX", str(compiler))
+        assert expected in str(build.obstacle())
+        with pytest.raises(build.BuildError, match=expected):
+            cpu.make_recipe()
 
 
 def test_without_compiler_the_backend_is_unavailable_with_the_reason(monkeypatch, tmp_path):
@@ -269,8 +304,25 @@ def test_without_compiler_the_backend_is_unavailable_with_the_reason(monkeypatch
 @pytest.mark.parametrize("jobs, expected", [("1", 1), ("0", None), ("many", None), ("", None)])
 def test_max_jobs(monkeypatch, jobs, expected):
     monkeypatch.setenv("MAX_JOBS", jobs)
-    count = build.num_jobs()
+    count = build.num_jobs(1)
     assert count >= 1 and (expected is None or count == expected)
+
+
+def test_memory_bounds_the_jobs(monkeypatch):
+    monkeypatch.setenv("MAX_JOBS", "64")
+    monkeypatch.setattr(build, "free_memory", lambda: 7 << 30)
+    assert build.num_jobs(3 << 30) == 2
+    assert build.num_jobs(8 << 30) == 1, "one job always runs"
+    monkeypatch.setattr(build, "free_memory", lambda: None)
+    assert build.num_jobs(3 << 30) == 64
+
+
+def test_a_container_limits_the_memory(monkeypatch, tmp_path):
+    limit, none = tmp_path / "memory.max", tmp_path / "unlimited"
+    limit.write_text("1234567\n")
+    none.write_text("max\n")
+    monkeypatch.setattr(build, "MEMORY_LIMITS", (str(none), str(limit), str(tmp_path / "absent")))
+    assert build.free_memory() == 1234567
 
 
 # Digests
@@ -285,14 +337,40 @@ def test_the_digest_follows_sources_and_flags(tmp_path):
     (tmp_path / "csrc" / "launch" / "extra.h").write_text("\n")
     assert tiny_recipe(tmp_path).digest != first
     (tmp_path / "csrc" / "launch" / "extra.h").unlink()
-    assert build.make_recipe(tmp_path / "csrc", extra_flags=("-g",)).digest != first
+    assert cpu.make_recipe(tmp_path / "csrc", extra_flags=("-g",)).digest != first
+
+
+def test_each_extension_has_a_digest_of_its_own_folders(tmp_path):
+    def digests() -> tuple[str, str]:
+        return build.sources_digest(cpu.EXTENSION, tmp_path), build.sources_digest(cuda.EXTENSION, tmp_path)
+
+    before = digests()
+    for name, changed in (
+        ("math/exp2.h", (True, True)),
+        ("launch/plan.h", (True, True)),
+        ("launch/plan.cpp", (True, False)),
+        ("cpu/kernel.cpp", (True, False)),
+        ("torch/module.cpp", (True, False)),
+        ("torch/check.h", (True, False)),
+        ("cuda/kernel.cu", (False, True)),
+        ("cuda/tiles.cuh", (False, True)),
+        ("torch/cuda/module.cpp", (False, True)),
+        ("cuda/notes.md", (False, False)),
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n")
+        after = digests()
+        assert (before[0] != after[0], before[1] != after[1]) == changed, name
+        before = after
 
 
 @needs_compiler
 def test_every_source_is_compiled_by_the_folder_rule():
-    recipe = build.make_recipe()
+    recipe = cpu.make_recipe()
     compiled = {source for _, source, _ in recipe.objects}
-    assert compiled == set(recipe.csrc.rglob("*.cpp"))
+    assert compiled == set(recipe.csrc.rglob("*.cpp")) - set((recipe.csrc / "torch" / "cuda").glob("*.cpp"))
+    assert compiled <= set(build.sources_of(cpu.EXTENSION, recipe.csrc))
     names = [name for name, _, _ in recipe.objects]
     assert len(names) == len(set(names))
 
@@ -317,7 +395,7 @@ def test_the_real_library_answers_questions(backend):
     assert set(info["simd_supported"]) <= set(info["simd_compiled"])
     assert info["openmp"] or sys.platform == "darwin"
     library = Path(module.__file__)
-    manifest = json.loads((library.parent / build.MANIFEST_NAME).read_text())
+    manifest = json.loads((library.parent / cpu.EXTENSION.manifest_name).read_text())
     assert manifest["digest"] == info["digest"]
-    assert manifest["sources"] == build.sources_digest(build.find_csrc())
+    assert manifest["sources"] == build.sources_digest(cpu.EXTENSION, build.find_csrc())
     assert loader.load() is module

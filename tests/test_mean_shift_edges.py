@@ -92,6 +92,8 @@ def test_seeds_of_an_image_without_points_stay(backend):
     [
         (torch.float16, 1e4),
         (torch.bfloat16, 1e4),
+        (torch.float16, 1e5),
+        (torch.float16, 1e6),
         (torch.float16, 1e38),
         (torch.bfloat16, 1e38),
         (torch.float32, 1e-30),

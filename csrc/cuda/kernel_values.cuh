@@ -15,6 +15,9 @@ constexpr float kLargestFloat = 3.0e38f;
 // and the last of them to 2^-31.
 constexpr float kScaleExponent = 7.0f;
 constexpr float kScale = 128.0f;
+// Where a fixed shift leaves a row less than this of its scaled density, kappa is so large that rounding alone decides
+// between neighbours, and weights have fallen out of float16: the row stays, as one without mass does.
+constexpr float kLeastDensity = 0x1p-14f;
 // float32 sums of up to 256 products err by less than this factor.
 constexpr float kRounding = 1.0f + 0x1p-20f;
 
@@ -70,6 +73,16 @@ struct RunningReference {
     for (int k = 0; k < 2 * T::kRowTiles; ++k) nearest[k / 2][k % 2] = level[k / 2][k % 2] = -INFINITY;
   }
   RPE_DEVICE_MEMBER static float finite(float value) { return value == -INFINITY ? 0.0f : value; }
+
+  // The factors that make sums relative to an older reference relative to this one; 0 where that had met no mass.
+  RPE_DEVICE_MEMBER void factors(RowNumbers<T>& factor, const RunningReference& older, float kappa) const {
+#pragma unroll
+    for (int k = 0; k < 2 * T::kRowTiles; ++k) {
+      const float before = older.nearest[k / 2][k % 2];
+      const float exponent = fmaf(before - finite(nearest[k / 2][k % 2]), kappa, older.level[k / 2][k % 2]);
+      factor[k / 2][k % 2] = before == -INFINITY ? 0.0f : exp2_approximate(exponent - finite(level[k / 2][k % 2]));
+    }
+  }
 
   // Kernel values of a chunk, not scaled. bias[n][e] is the log2 mass of column 8 n + 2 (lane % 4) + e, -inf for none.
   // Where a row's reference grows, rescale(m, half, factor) is asked to multiply its older sums.

@@ -42,6 +42,15 @@ blurring_backward_kernel(BlurringWork p) {
   RowNumbers<T> shift;
   load_numbers<T>(shift, p.slope_shift, first_row, work.row_end, 0.0f);
   RowSums<T> sum_points = {}, sum_slopes = {};
+  const int64_t slot = work.split * p.step.num_points * T::kDim;
+  bool first_move = true;
+  RowNumbers<T> one;
+  set_numbers<T>(one, 1.0f);
+  const auto move = [&] {
+    move_sums<T>(p.partial_points + slot, sum_points, first_move, one, first_row, work.row_end, work.slice);
+    move_sums<T>(p.partial_slopes + slot, sum_slopes, first_move, one, first_row, work.row_end, work.slice);
+    first_move = false;
+  };
   const auto copy = [&](int number) {
     const int first = work.column_begin + number * T::kBlockN;
     copy_partners<T>(number, 0, p.points, first, work.column_end);
@@ -76,6 +85,7 @@ blurring_backward_kernel(BlurringWork p) {
       weights_times_rows<T>(sum_slopes, kernel, u_j, column, work.slice);
       weights_times_rows<T>(sum_points, slope, x_j, column, work.slice);
     }
+    if ((number + 1) % T::kSumTiles == 0) move();
   };
   copy_own_rows<T>(0, p.points, work);
   copy_own_rows<T>(1, p.slopes, work);
@@ -84,9 +94,7 @@ blurring_backward_kernel(BlurringWork p) {
     u.load(Tiles::row_operand(1));
   };
   walk_tiles<T>(share_of_split((count + T::kBlockN - 1) / T::kBlockN, work), copy, begin, visit);
-  const int64_t slot = work.split * p.step.num_points * T::kDim;
-  store_sums<T>(p.partial_points + slot, sum_points, first_row, work.row_end, work.slice);
-  store_sums<T>(p.partial_slopes + slot, sum_slopes, first_row, work.row_end, work.slice);
+  move();
 }
 
 // The mean of h over an image's points, counting zero rows alone: what they pull at every point, since their P_ij = 1/N.

@@ -40,9 +40,10 @@ mean_shift_forward_kernel(ForwardWork p) {
   const int count = work.column_end - work.column_begin;
   RowOperand<T> x;
   RowSums<T> total = {};
-  RowNumbers<T> density = {};
-  RunningReference<T> reference;
+  RowNumbers<T> density = {}, all_density = {};
+  RunningReference<T> reference, moved_reference;  // of `total`, and of what was moved to memory
   reference.clear();
+  moved_reference.clear();
   if constexpr (kFixed) {
     load_numbers<T>(reference.nearest, p.squared_length, first_row, work.row_end, 0.0f);
     const float longest = sqrtf(bits_float(p.image_squared[work.image])) * kRounding;
@@ -55,6 +56,20 @@ mean_shift_forward_kernel(ForwardWork p) {
       }
     }
   }
+  const int64_t slot = work.split * p.step.num_points;
+  bool first_move = true;
+  const auto move = [&] {
+    RowNumbers<T> factor;
+    if constexpr (kFixed) {
+      set_numbers<T>(factor, 1.0f);
+    } else {
+      reference.factors(factor, moved_reference, kappa);
+      moved_reference = reference;
+    }
+    move_sums<T>(p.partial_sum + slot * T::kDim, total, first_move, factor, first_row, work.row_end, work.slice);
+    move_numbers<T>(all_density, density, factor);
+    first_move = false;
+  };
   const auto copy = [&](int number) {
     const int first = work.column_begin + number * T::kBlockN;
     copy_partners<T>(number, 0, p.sources, first, work.column_end);
@@ -101,18 +116,18 @@ mean_shift_forward_kernel(ForwardWork p) {
         for (int k = 0; k < 8; ++k) density[m][k % 4 / 2] += weight[m][k / 4][k % 4];
       weights_times_rows<T>(total, weight, y, column, work.slice);
     }
+    if ((number + 1) % T::kSumTiles == 0) move();
   };
   copy_own_rows<T>(0, p.points, work);
   walk_tiles<T>(
       share_of_split((count + T::kBlockN - 1) / T::kBlockN, work), copy, [&] { x.load(Tiles::row_operand(0)); }, visit);
+  move();
 #pragma unroll
   for (int m = 0; m < T::kRowTiles; ++m)
 #pragma unroll
-    for (int half = 0; half < 2; ++half) density[m][half] = quad_sum(density[m][half]);
-  const int64_t slot = work.split * p.step.num_points;
-  store_sums<T>(p.partial_sum + slot * T::kDim, total, first_row, work.row_end, work.slice);
+    for (int half = 0; half < 2; ++half) all_density[m][half] = quad_sum(all_density[m][half]);
   if (work.slice != 0) return;
-  store_numbers<T>(p.partial_density + slot, density, first_row, work.row_end);
+  store_numbers<T>(p.partial_density + slot, all_density, first_row, work.row_end);
   store_numbers<T>(p.partial_nearest + slot, reference.nearest, first_row, work.row_end);
   store_numbers<T>(p.partial_level + slot, reference.level, first_row, work.row_end);
 }
@@ -140,7 +155,7 @@ mean_shift_finish_kernel(ForwardWork p) {
 #pragma unroll
     for (int k = 0; k < 8; ++k) mean[k] += share * sum[k];
   }
-  const bool empty = density == 0.0f;  // an image without mass: its rows stay
+  const bool empty = density < kLeastDensity;  // an image without mass: its rows stay
 #pragma unroll
   for (int k = 0; k < 8; ++k) mean[k] = empty ? point[k] : mean[k] / density;
   sphere_step(point, mean, eta, int64_t(8), moved, [&](float value) { return lanes.sum(value); });

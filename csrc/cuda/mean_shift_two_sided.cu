@@ -39,11 +39,23 @@ row_side_kernel(TwoSidedWork p) {
   const float kappa = log2_concentration(p.step.kappa);
   const int count = work.column_end - work.column_begin;
   RowOperand<T> x, h;
-  RowNumbers<T> shift, slope_sum = {}, density = {};
+  RowNumbers<T> shift, slope_sum = {}, density = {}, all_slopes = {}, all_density = {};
   load_numbers<T>(shift, p.slope_shift, first_row, work.row_end, 0.0f);
   RowSums<T> row_sum = {};
-  RunningReference<T> reference;
+  RunningReference<T> reference, moved_reference;  // of `row_sum`, and of what was moved to memory
   reference.clear();
+  moved_reference.clear();
+  const int64_t slot = work.split * p.step.num_points;
+  bool first_move = true;
+  const auto move = [&] {
+    RowNumbers<T> factor;
+    reference.factors(factor, moved_reference, kappa);
+    moved_reference = reference;
+    move_sums<T>(p.row_sum + slot * T::kDim, row_sum, first_move, factor, first_row, work.row_end, work.slice);
+    move_numbers<T>(all_slopes, slope_sum, factor);
+    move_numbers<T>(all_density, density, factor);
+    first_move = false;
+  };
   const auto copy = [&](int number) {
     const int first = work.column_begin + number * T::kBlockN;
     copy_partners<T>(number, 0, p.sources, first, work.column_end);
@@ -84,6 +96,7 @@ row_side_kernel(TwoSidedWork p) {
       }
       weights_times_rows<T>(row_sum, slope, y, column, work.slice);
     }
+    if ((number + 1) % T::kSumTiles == 0) move();
   };
   copy_own_rows<T>(0, p.points, work);
   copy_own_rows<T>(1, p.slopes, work);
@@ -92,21 +105,20 @@ row_side_kernel(TwoSidedWork p) {
     h.load(Tiles::row_operand(1));
   };
   walk_tiles<T>(share_of_split((count + T::kBlockN - 1) / T::kBlockN, work), copy, begin, visit);
+  move();
 #pragma unroll
   for (int m = 0; m < T::kRowTiles; ++m) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      density[m][half] = quad_sum(density[m][half]);
-      slope_sum[m][half] = quad_sum(slope_sum[m][half]);
+      all_density[m][half] = quad_sum(all_density[m][half]);
+      all_slopes[m][half] = quad_sum(all_slopes[m][half]);
     }
   }
-  const int64_t slot = work.split * p.step.num_points;
-  store_sums<T>(p.row_sum + slot * T::kDim, row_sum, first_row, work.row_end, work.slice);
   if (work.slice != 0) return;
-  store_numbers<T>(p.row_slope + slot, slope_sum, first_row, work.row_end);
+  store_numbers<T>(p.row_slope + slot, all_slopes, first_row, work.row_end);
   store_numbers<T>(p.row_nearest + slot, reference.nearest, first_row, work.row_end);
   store_numbers<T>(p.row_level + slot, reference.level, first_row, work.row_end);
-  store_numbers<T>(p.row_density + slot, density, first_row, work.row_end);
+  store_numbers<T>(p.row_density + slot, all_density, first_row, work.row_end);
 }
 
 // R of (5), the row's part of (7), and the reference that makes exponents those of P.
@@ -187,6 +199,15 @@ column_side_kernel(TwoSidedWork p) {
     }
   }
   RowSums<T> sum_slopes = {}, sum_points = {};
+  const int64_t slot = work.split * p.step.num_sources;
+  bool first_move = true;
+  RowNumbers<T> one;
+  set_numbers<T>(one, 1.0f);
+  const auto move = [&] {
+    move_sums<T>(p.column_slopes + slot * T::kDim, sum_slopes, first_move, one, first_row, work.row_end, work.slice);
+    move_sums<T>(p.column_points + slot * T::kDim, sum_points, first_move, one, first_row, work.row_end, work.slice);
+    first_move = false;
+  };
   const auto copy = [&](int number) {
     const int first = work.column_begin + number * T::kBlockN;
     copy_partners<T>(number, 0, p.points, first, work.column_end);
@@ -236,6 +257,7 @@ column_side_kernel(TwoSidedWork p) {
       weights_times_rows<T>(sum_points, slope, x, column, work.slice);
       weights_times_rows<T>(sum_slopes, probability, h, column, work.slice);
     }
+    if ((number + 1) % T::kSumTiles == 0) move();
   };
   copy_own_rows<T>(0, p.sources, work);
   walk_tiles<T>(
@@ -244,9 +266,7 @@ column_side_kernel(TwoSidedWork p) {
   for (int m = 0; m < T::kRowTiles; ++m)
 #pragma unroll
     for (int half = 0; half < 2; ++half) sum_mass[m][half] = quad_sum(sum_mass[m][half]);
-  const int64_t slot = work.split * p.step.num_sources;
-  store_sums<T>(p.column_slopes + slot * T::kDim, sum_slopes, first_row, work.row_end, work.slice);
-  store_sums<T>(p.column_points + slot * T::kDim, sum_points, first_row, work.row_end, work.slice);
+  move();
   if (work.slice == 0) store_numbers<T>(p.column_mass + slot, sum_mass, first_row, work.row_end);
 }
 

@@ -100,13 +100,23 @@ hinge_kernel(LossWork p) {
 
   RowOperand<T> x;
   RowSums<T> grad = {};
-  RowNumbers<T> hinge = {};
+  RowNumbers<T> hinge = {}, all_hinge = {};
   int32_t own[T::kRowTiles][2];
 #pragma unroll
   for (int k = 0; k < 2 * T::kRowTiles; ++k) {
     const int row = first_row + k / 2 * 16 + lane_index() / 4 + k % 2 * 8;
     own[k / 2][k % 2] = row < work.row_end ? p.instance[row] : -1;
   }
+  const int64_t slot = work.split * p.loss.num_points;
+  bool first_move = true;
+  RowNumbers<T> one;
+  set_numbers<T>(one, 1.0f);
+  const auto move = [&] {
+    move_numbers<T>(all_hinge, hinge, one);
+    if (p.loss.grad == nullptr) return;
+    move_sums<T>(p.partial_grad + slot * T::kDim, grad, first_move, one, first_row, work.row_end, work.slice);
+    first_move = false;
+  };
   const auto copy = [&](int number) {
     const int first = begin + tile_of(number) * T::kBlockN;
     copy_partners<T>(number, 0, p.points, first, work.column_end);
@@ -149,16 +159,16 @@ hinge_kernel(LossWork p) {
       if (p.loss.grad != nullptr && any_in_warp(any))
         weights_times_rows<T, true>(grad, active, weighted, column, work.slice);
     }
+    if ((number + 1) % T::kSumTiles == 0) move();
   };
   copy_own_rows<T>(0, p.points, work);
   walk_tiles<T>(share_of_split(tiles - skipped, work), copy, [&] { x.load(Tiles::row_operand(0)); }, visit);
+  move();
 #pragma unroll
   for (int m = 0; m < T::kRowTiles; ++m)
 #pragma unroll
-    for (int half = 0; half < 2; ++half) hinge[m][half] = quad_sum(hinge[m][half]);
-  const int64_t slot = work.split * p.loss.num_points;
-  if (work.slice == 0) store_numbers<T>(p.partial_hinge + slot, hinge, first_row, work.row_end);
-  if (p.loss.grad != nullptr) store_sums<T>(p.partial_grad + slot * T::kDim, grad, first_row, work.row_end, work.slice);
+    for (int half = 0; half < 2; ++half) all_hinge[m][half] = quad_sum(all_hinge[m][half]);
+  if (work.slice == 0) store_numbers<T>(p.partial_hinge + slot, all_hinge, first_row, work.row_end);
 }
 
 // Rows of a group, [kRowThreads rows], that one thread block of the next two kernels sums.

@@ -250,9 +250,21 @@ RPE_DEVICE void weights_times_rows(RowSums<T>& sum, const Chunk (&weight)[T::kRo
   }
 }
 
-// Writes a warp's sums to rows of a packed [rows, kDim] array, as far as `end`.
+// One number for each row of a warp: what lane l holds of rows l / 4 and l / 4 + 8.
 template <class T>
-RPE_DEVICE void store_sums(float* rows, const RowSums<T>& sum, int first_row, int end, int slice) {
+using RowNumbers = float[T::kRowTiles][2];
+
+template <class T>
+RPE_DEVICE void set_numbers(RowNumbers<T>& number, float value) {
+#pragma unroll
+  for (int k = 0; k < 2 * T::kRowTiles; ++k) number[k / 2][k % 2] = value;
+}
+
+// Adds a warp's sums to `factor` times what its rows of a packed [rows, kDim] array hold, as far as `end`, or writes them
+// there the first time; then they begin anew.
+template <class T>
+RPE_DEVICE void move_sums(float* rows, RowSums<T>& sum, bool first, const RowNumbers<T>& factor, int first_row, int end,
+                          int slice) {
   const int lane = lane_index();
 #pragma unroll
   for (int m = 0; m < T::kRowTiles; ++m) {
@@ -260,18 +272,32 @@ RPE_DEVICE void store_sums(float* rows, const RowSums<T>& sum, int first_row, in
     for (int half = 0; half < 2; ++half) {
       const int row = first_row + m * 16 + lane / 4 + 8 * half;
       if (row >= end) continue;
+      float* place = rows + int64_t(row) * T::kDim + slice * T::kSlice + lane % 4 * 2;
 #pragma unroll
       for (int n = 0; n < T::kSlice / 8; ++n) {
-        float* place = rows + int64_t(row) * T::kDim + slice * T::kSlice + n * 8 + lane % 4 * 2;
-        *reinterpret_cast<float2*>(place) = float2{sum[m][n][2 * half], sum[m][n][2 * half + 1]};
+        float2* pair = reinterpret_cast<float2*>(place + n * 8);
+        float2 value = {sum[m][n][2 * half], sum[m][n][2 * half + 1]};
+        if (!first) {
+          const float2 before = *pair;
+          value.x = fmaf(factor[m][half], before.x, value.x);
+          value.y = fmaf(factor[m][half], before.y, value.y);
+        }
+        *pair = value;
       }
     }
+#pragma unroll
+    for (int k = 0; k < T::kSlice / 2; ++k) sum[m][k / 4][k % 4] = 0.0f;
   }
 }
-
-// One number for each row of a warp: what lane l holds of rows l / 4 and l / 4 + 8.
+// Adds numbers of rows likewise, in registers.
 template <class T>
-using RowNumbers = float[T::kRowTiles][2];
+RPE_DEVICE void move_numbers(RowNumbers<T>& total, RowNumbers<T>& part, const RowNumbers<T>& factor) {
+#pragma unroll
+  for (int k = 0; k < 2 * T::kRowTiles; ++k) {
+    total[k / 2][k % 2] = fmaf(total[k / 2][k % 2], factor[k / 2][k % 2], part[k / 2][k % 2]);
+    part[k / 2][k % 2] = 0.0f;
+  }
+}
 
 // Sums over the four lanes that share a row.
 RPE_DEVICE float quad_sum(float value) {

@@ -20,11 +20,13 @@ constexpr int kWarpSize = 32;
 constexpr int kRowThreads = 256;
 // What compute capability 8.6, 8.9 and 12.0 give one thread block.
 constexpr size_t kLargestShared = 99 * 1024;
-// Sums of more features than this do not fit the registers.
-constexpr int kWidestSlice = 128;
 // Thread blocks that a multiprocessor should be offered, and the fewest column tiles worth a thread block of their own.
 constexpr int kBlocksPerProcessor = 4;
 constexpr int kTilesPerSplit = 8;
+// Columns after which sums are added to memory and begin anew: tensor cores cut off what does not fit a sum, a small share
+// of it each time, and equal terms err alike. For float16-grade and for float32-grade sums.
+constexpr int kHalfSumColumns = 4096;
+constexpr int kSplitSumColumns = 512;
 // Of eight exponentials of float16-grade pairs, those computed by polynomial on the FMA pipe: the special function unit
 // does 16 a cycle and is what rows of up to 32 features wait for.
 constexpr int kPolynomialEighths = 2;
@@ -111,6 +113,12 @@ constexpr Parts parts_of(Walk walk) {
   return {};
 }
 
+// Sums of more features than this do not fit the registers.
+constexpr int widest_slice(Walk walk, bool split) {
+  const bool two_sums = walk == Walk::kBackward || walk == Walk::kColumnSide;
+  return two_sums && split ? 64 : 128;
+}
+
 template <Walk kWalk_, int kDim_, bool kSplit_>
 struct Traits {
   static constexpr Walk kWalk = kWalk_;
@@ -124,8 +132,9 @@ struct Traits {
   static constexpr int kBlockN = kShape.columns;
   static constexpr int kStages = kShape.stages;
   static constexpr bool kResident = kShape.resident;
-  static constexpr int kSlice = kDim < kWidestSlice ? kDim : kWidestSlice;
+  static constexpr int kSlice = kDim < widest_slice(kWalk, kSplit) ? kDim : widest_slice(kWalk, kSplit);
   static constexpr int kSlices = kDim / kSlice;
+  static constexpr int kSumTiles = (kSplit ? kSplitSumColumns : kHalfSumColumns) / kBlockN;
   // Chunks of sixteen partners that are unrolled; wide rows leave no registers for more than one.
   static constexpr int kUnroll = kDim <= 64 ? kBlockN / 16 : 1;
   static constexpr int kPolynomials = !kSplit && kDim <= kWidestPolynomial ? kPolynomialEighths : 0;

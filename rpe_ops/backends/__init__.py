@@ -11,20 +11,19 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-# Public name -> package. A value of None is a name the contract reserves and this version does not have.
-BACKENDS: dict[str, str | None] = {
+# Public name -> package.
+BACKENDS: dict[str, str] = {
     "reference": "rpe_ops.backends.reference",
     "torch": "rpe_ops.backends.blocked",
     "cpu": "rpe_ops.backends.native",
     "triton": "rpe_ops.backends.triton",
-    "cuda": None,
+    "cuda": "rpe_ops.backends.cuda",
 }
 
 
-def package(backend: str) -> ModuleType | None:
-    """The package of a backend, None for a name without one."""
-    name = BACKENDS[backend]
-    return None if name is None else importlib.import_module(name)
+def package(backend: str) -> ModuleType:
+    """The package of a backend."""
+    return importlib.import_module(BACKENDS[backend])
 
 
 def operator_module(backend: str, operator: str) -> ModuleType:

@@ -28,9 +28,11 @@ struct DeviceScope {
 
 #else
 
-#include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+
+#include <cuda_runtime_api.h>
 
 #define RPE_DISPATCH_KEY CUDA
 
@@ -42,8 +44,12 @@ constexpr c10::DeviceType kDevice = c10::DeviceType::CUDA;
 // Makes the tensor's GPU the current one for its lifetime.
 struct DeviceScope {
   explicit DeviceScope(const at::Tensor& tensor) : guard(tensor.device()) {}
-  int processors() const { return at::cuda::getCurrentDeviceProperties()->multiProcessorCount; }
-  void* stream() const { return at::cuda::getCurrentCUDAStream().stream(); }
+  int processors() const {
+    int count = 1;
+    C10_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, guard.current_device().index()));
+    return count;
+  }
+  void* stream() const { return c10::cuda::getCurrentCUDAStream().stream(); }
   void check_launches() const { C10_CUDA_KERNEL_LAUNCH_CHECK(); }
 
   c10::cuda::CUDAGuard guard;

@@ -1,12 +1,14 @@
 """Backend "cpu": C++ kernels of `csrc`, built at the first call that needs them.
 
-`build.py` says what is compiled, `cache.py` keeps built libraries, `loader.py` loads one; the operator files call
-`torch.ops.rpe_ops_native.*`.
+`rpe_ops/extensions` compiles and loads them; the operator files call `torch.ops.rpe_ops_native.*`.
 """
 
 from __future__ import annotations
 
-from rpe_ops.backends.native import loader
+from rpe_ops.extensions import cpu
+from rpe_ops.extensions.loader import Loader
+
+loader = Loader(cpu.EXTENSION)
 
 
 def unavailable_reason(device_type: str) -> str | None:

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from rpe_ops.backends.triton.kernels.tiles import (
+    LEAST_DENSITY,
     LOG2_E,
     SCALE_EXPONENT,
     WIDEST_PEELED,
@@ -265,7 +266,7 @@ def mean_shift_finish_kernel(
         density += scale * tl.load(partial_density + slot + rows, mask=inside, other=0.0)
         total += scale[:, None] * load_rows(partial_sum + slot * D, rows, num_rows, D, BLOCK_D)
     x = load_rows(points, rows, num_rows, D, BLOCK_D)
-    empty = density == 0.0  # an image without mass: its rows stay
+    empty = density < LEAST_DENSITY  # an image without mass: its rows stay
     known = tl.where(empty, 1.0, density)
     m = tl.where(empty[:, None], x, total / known[:, None])
     eta = tl.load(eta_pointer)

@@ -13,6 +13,9 @@ LARGEST_FLOAT = tl.constexpr(3.0e38)
 # Kernel values are at most 1. As operands they are multiplied by 2^7, so that the 11 bits of float16 reach down to
 # 2^-21, and the last of them to 2^-31.
 SCALE_EXPONENT = tl.constexpr(7.0)
+# Where a fixed shift leaves a row less than this of its scaled density, kappa is so large that rounding alone decides
+# between neighbours, and weights have fallen out of float16: the row stays, as one without mass does.
+LEAST_DENSITY = tl.constexpr(2.0**-14)
 # Up to this BLOCK_D the last, partial tile of columns has a loop of its own, and the others need no mask. Wider rows
 # leave no registers for two loops.
 WIDEST_PEELED = tl.constexpr(64)

@@ -4,13 +4,12 @@
     <root>/<digest>.lock          locked while somebody builds; the operating system releases it with the process
     <root>/<digest>.build-*/      builds in progress; what killed processes leave here, the next build removes
 
-It knows nothing of what is compiled: `build.py` does that. It loads nothing: `loader.py` does that.
+It knows nothing of what is compiled: the recipes do that. It loads nothing: `loader.py` does that.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import sys
 import tempfile
@@ -19,9 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from rpe_ops.backends.native import build
+from rpe_ops.extensions import build
 
-# A build takes half a minute; whoever waits longer than this is told what to do.
+# A build takes minutes at most; whoever waits longer than this is told what to do.
 LOCK_TIMEOUT_SECONDS = 900.0
 POLL_SECONDS = 0.1
 
@@ -34,10 +33,10 @@ def say(message: str) -> None:
 def library_for(recipe: build.Recipe, root: Path, timeout: float = LOCK_TIMEOUT_SECONDS) -> Path:
     """The verified library of this recipe, built if need be. Raises BuildError."""
     library = root / recipe.digest / recipe.library_name
-    if build.verify(library) is not None:
+    if build.verify(library, recipe.extension) is not None:
         return library
     with locked(root / f"{recipe.digest}.lock", timeout):
-        if build.verify(library) is not None:  # built by the process that held the lock
+        if build.verify(library, recipe.extension) is not None:  # built by the process that held the lock
             return library
         remove_leftovers(root, recipe.digest)
         shutil.rmtree(library.parent, ignore_errors=True)
@@ -47,7 +46,7 @@ def library_for(recipe: build.Recipe, root: Path, timeout: float = LOCK_TIMEOUT_
 
 def _build(recipe: build.Recipe, root: Path, library: Path) -> None:
     say(
-        f"building the native kernels with {recipe.compiler_version} (once for this torch {recipe.torch_version})"
+        f"building the {recipe.extension.title} with {recipe.compilers} (once for this torch {recipe.torch_version})"
     )
     started = time.monotonic()
     temporary = Path(tempfile.mkdtemp(prefix=f"{recipe.digest}.build-", dir=root))
@@ -56,8 +55,7 @@ def _build(recipe: build.Recipe, root: Path, library: Path) -> None:
         finished = temporary / "finished"
         finished.mkdir()
         built = built.rename(finished / recipe.library_name)
-        manifest = json.dumps(build.manifest_of(built, recipe), indent=1) + "\n"
-        (finished / build.MANIFEST_NAME).write_text(manifest, encoding="utf-8")
+        build.write_manifest(built, recipe)
         finished.rename(library.parent)
     except BaseException:
         say(f"the build failed after {time.monotonic() - started:.0f} s")
@@ -93,7 +91,7 @@ def locked(path: Path, timeout: float) -> Iterator[None]:
                 )
             if not waiting:
                 waiting = True
-                say(f"waiting for another process that builds the native kernels ({path})")
+                say(f"waiting for another process that builds the same kernels ({path})")
             time.sleep(POLL_SECONDS)
         try:
             yield
