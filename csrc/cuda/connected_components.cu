@@ -27,7 +27,7 @@ RPE_KERNEL(kRowThreads, 1) no_neighbour_kernel(RootWork p) {
 // Bits     integer minima, in any order: deterministic.
 // Does nothing once `unfinished` is 0, so that a fixed number of rounds can be queued without asking the device.
 template <class T>
-RPE_KERNEL(T::kThreads, 1)
+RPE_KERNEL(T::kThreads, T::kBlocksWanted)
 foreign_root_kernel(RootWork p) {
   using Tiles = SharedTiles<T>;
   Work work;

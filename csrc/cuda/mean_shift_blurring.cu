@@ -27,7 +27,7 @@ struct BlurringWork {
 // Types    loads float16 (kSplit: in two parts), accumulates and stores float32.
 // Bits     one writer per row, split and slice, columns in order: deterministic.
 template <class T>
-RPE_KERNEL(T::kThreads, 1)
+RPE_KERNEL(T::kThreads, T::kBlocksWanted)
 blurring_backward_kernel(BlurringWork p) {
   using Tiles = SharedTiles<T>;
   Work work;

@@ -30,7 +30,7 @@ struct ForwardWork {
 // kFixed (blurring without masses): nearest_i = |x_i| max_j |x_j|, a bound that its own cosine nearly reaches, and
 // level_i = 0 need no running maximum. Otherwise the largest exponent so far is kept; sums are rescaled when it grows.
 template <class T, bool kFixed>
-RPE_KERNEL(T::kThreads, 1)
+RPE_KERNEL(T::kThreads, kFixed ? T::kBlocksWanted : 1)
 mean_shift_forward_kernel(ForwardWork p) {
   using Tiles = SharedTiles<T>;
   Work work;
@@ -40,7 +40,8 @@ mean_shift_forward_kernel(ForwardWork p) {
   const int count = work.column_end - work.column_begin;
   RowOperand<T> x;
   RowSums<T> total = {};
-  RowNumbers<T> density = {}, all_density = {};
+  WeightSums<T> density = {};
+  RowNumbers<T> all_density = {};
   RunningReference<T> reference, moved_reference;  // of `total`, and of what was moved to memory
   reference.clear();
   moved_reference.clear();
@@ -67,7 +68,11 @@ mean_shift_forward_kernel(ForwardWork p) {
       moved_reference = reference;
     }
     move_sums<T>(p.partial_sum + slot * T::kDim, total, first_move, factor, first_row, work.row_end, work.slice);
-    move_numbers<T>(all_density, density, factor);
+#pragma unroll
+    for (int k = 0; k < 2 * T::kRowTiles; ++k)
+      all_density[k / 2][k % 2] = fmaf(all_density[k / 2][k % 2], factor[k / 2][k % 2], density[k / 2][k % 2 * 2]);
+#pragma unroll
+    for (int k = 0; k < 4 * T::kRowTiles; ++k) density[k / 4][k % 4] = 0.0f;
     first_move = false;
   };
   const auto copy = [&](int number) {
@@ -98,7 +103,8 @@ mean_shift_forward_kernel(ForwardWork p) {
         chunk_bias(bias, p.step.log_weight == nullptr ? nullptr : Tiles::template numbers<float>(number, 0), column,
                    columns - column);
         reference.values(weight, cosine, bias, kappa, [&](int m, int half, float factor) {
-          density[m][half] *= factor;
+          density[m][2 * half] *= factor;
+          density[m][2 * half + 1] *= factor;
 #pragma unroll
           for (int n = 0; n < T::kSlice / 8; ++n) {
             total[m][n][2 * half] *= factor;
@@ -110,11 +116,10 @@ mean_shift_forward_kernel(ForwardWork p) {
 #pragma unroll
           for (int k = 0; k < 8; ++k) weight[m][k / 4][k % 4] *= kScale;
       }
-#pragma unroll
-      for (int m = 0; m < T::kRowTiles; ++m)
-#pragma unroll
-        for (int k = 0; k < 8; ++k) density[m][k % 4 / 2] += weight[m][k / 4][k % 4];
-      weights_times_rows<T>(total, weight, y, column, work.slice);
+      WeightFragments fragments[T::kRowTiles];
+      load_weights<T>(fragments, weight);
+      add_weights<T>(density, fragments);
+      weights_times_rows<T>(total, fragments, y, column, work.slice);
     }
     if ((number + 1) % T::kSumTiles == 0) move();
   };
@@ -122,10 +127,6 @@ mean_shift_forward_kernel(ForwardWork p) {
   walk_tiles<T>(
       share_of_split((count + T::kBlockN - 1) / T::kBlockN, work), copy, [&] { x.load(Tiles::row_operand(0)); }, visit);
   move();
-#pragma unroll
-  for (int m = 0; m < T::kRowTiles; ++m)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) all_density[m][half] = quad_sum(all_density[m][half]);
   if (work.slice != 0) return;
   store_numbers<T>(p.partial_density + slot, all_density, first_row, work.row_end);
   store_numbers<T>(p.partial_nearest + slot, reference.nearest, first_row, work.row_end);

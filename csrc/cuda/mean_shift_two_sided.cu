@@ -30,7 +30,7 @@ struct TwoSidedWork {
 // Types    loads float16 (kSplit: in two parts), accumulates and stores float32.
 // Bits     one writer per row, split and slice, columns in order: deterministic.
 template <class T>
-RPE_KERNEL(T::kThreads, 1)
+RPE_KERNEL(T::kThreads, T::kBlocksWanted)
 row_side_kernel(TwoSidedWork p) {
   using Tiles = SharedTiles<T>;
   Work work;
@@ -176,7 +176,7 @@ row_finish_kernel(TwoSidedWork p) {
 // Types    loads float16 (kSplit: in two parts), accumulates and stores float32.
 // Bits     one writer per source, split and slice, partners in order: deterministic.
 template <class T>
-RPE_KERNEL(T::kThreads, 1)
+RPE_KERNEL(T::kThreads, T::kBlocksWanted)
 column_side_kernel(TwoSidedWork p) {
   using Tiles = SharedTiles<T>;
   Work work;

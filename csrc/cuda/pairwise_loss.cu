@@ -69,6 +69,24 @@ weighted_rows_kernel(LossWork p) {
   lanes.store_operand(p.weighted_high, p.weighted_low, value);
 }
 
+// Cosines of pairs of one instance become the threshold, at which a pair is not active. `instance` is that of the lane's
+// first column of the chunk.
+template <class T>
+RPE_DEVICE void clear_same_instance(Chunk (&cosine)[T::kRowTiles], const int32_t (&own)[T::kRowTiles][2],
+                                    const int32_t* instance, float threshold) {
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    const int32_t other = shared_load(instance + k / 2 * 8 + k % 2);
+#pragma unroll
+    for (int m = 0; m < T::kRowTiles; ++m) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        if (own[m][half] == other) cosine[m][k / 2][2 * half + k % 2] = threshold;
+      }
+    }
+  }
+}
+
 // The hinge of (2) and its part of (3) over one split of the columns, both without the row's own weight.
 // Computes sum_j w_j 1{y_i != y_j} [c_ij - threshold]_+ and sum_j 1{y_i != y_j} 1{c_ij > threshold} (w_j x_j).
 // Owns     kBlockM rows of one image; thread block (row tile, split, slice). Instances are compared only in tiles that
@@ -78,7 +96,7 @@ weighted_rows_kernel(LossWork p) {
 // Types    loads float16 (kSplit: in two parts), accumulates and stores float32; the mask is exact.
 // Bits     one writer per row, split and slice, columns in order: deterministic.
 template <class T>
-RPE_KERNEL(T::kThreads, 1)
+RPE_KERNEL(T::kThreads, T::kBlocksWanted)
 hinge_kernel(LossWork p) {
   using Tiles = SharedTiles<T>;
   Work work;
@@ -137,19 +155,17 @@ hinge_kernel(LossWork p) {
     for (int column = 0; column < T::kBlockN; column += 16) {
       Chunk active[T::kRowTiles] = {};  // cosines, then 1 where a pair is active
       rows_times_rows<T>(active, x, x_j, column);
+      if (mixed) clear_same_instance<T>(active, own, instance + column, threshold);
       bool any = false;
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
-        const int place = column + k / 2 * 8 + k % 2;
-        const float weight_j = shared_load(weight + place);
-        const int32_t instance_j = mixed ? shared_load(instance + place) : -2;
+        const float weight_j = shared_load(weight + column + k / 2 * 8 + k % 2);
 #pragma unroll
         for (int m = 0; m < T::kRowTiles; ++m) {
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
             float& value = active[m][k / 2][2 * half + k % 2];
-            float excess = hinge_excess(value, threshold);
-            if (own[m][half] == instance_j) excess = 0.0f;
+            const float excess = hinge_excess(value, threshold);
             hinge[m][half] = fmaf(excess, weight_j, hinge[m][half]);
             value = hinge_slope(excess, 1.0f);
             any |= excess > 0.0f;

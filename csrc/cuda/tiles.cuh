@@ -209,14 +209,32 @@ struct WeightFragments {
   }
 };
 
-// sum[m] + weight[m] b for partner rows column .. column + 15 of a tile b. kExact: the weights are float16 numbers.
+// Sums of weights, by a product with ones: every column of the product is the row's sum.
+template <class T>
+using WeightSums = float[T::kRowTiles][4];
+
+template <class T>
+RPE_DEVICE void add_weights(WeightSums<T>& sum, const WeightFragments (&weight)[T::kRowTiles]) {
+  constexpr uint32_t kOnes = 0x3c003c00u;
+#pragma unroll
+  for (int m = 0; m < T::kRowTiles; ++m) {
+    if constexpr (T::kSplit) mma_m16n8k16(sum[m], weight[m].low, kOnes, kOnes);
+    mma_m16n8k16(sum[m], weight[m].high, kOnes, kOnes);
+  }
+}
+
+// Weights of float16 numbers are exact in one part.
 template <class T, bool kExact = false>
-RPE_DEVICE void weights_times_rows(RowSums<T>& sum, const Chunk (&weight)[T::kRowTiles], TileOperand b, int column,
+RPE_DEVICE void load_weights(WeightFragments (&fragments)[T::kRowTiles], const Chunk (&weight)[T::kRowTiles]) {
+#pragma unroll
+  for (int m = 0; m < T::kRowTiles; ++m) fragments[m].template load<T::kSplit && !kExact>(weight[m]);
+}
+
+// sum[m] + weight[m] b for partner rows column .. column + 15 of a tile b.
+template <class T, bool kExact = false>
+RPE_DEVICE void weights_times_rows(RowSums<T>& sum, const WeightFragments (&a)[T::kRowTiles], TileOperand b, int column,
                                    int slice) {
   constexpr bool kSplitWeights = T::kSplit && !kExact;
-  WeightFragments a[T::kRowTiles];
-#pragma unroll
-  for (int m = 0; m < T::kRowTiles; ++m) a[m].template load<kSplitWeights>(weight[m]);
   const int lane = lane_index();
   if constexpr (T::kDim == 8) {
     uint32_t b_high[2], b_low[2];
@@ -248,6 +266,14 @@ RPE_DEVICE void weights_times_rows(RowSums<T>& sum, const Chunk (&weight)[T::kRo
       }
     }
   }
+}
+
+template <class T, bool kExact = false>
+RPE_DEVICE void weights_times_rows(RowSums<T>& sum, const Chunk (&weight)[T::kRowTiles], TileOperand b, int column,
+                                   int slice) {
+  WeightFragments fragments[T::kRowTiles];
+  load_weights<T, kExact>(fragments, weight);
+  weights_times_rows<T, kExact>(sum, fragments, b, column, slice);
 }
 
 // One number for each row of a warp: what lane l holds of rows l / 4 and l / 4 + 8.

@@ -114,9 +114,16 @@ constexpr Parts parts_of(Walk walk) {
 }
 
 // Sums of more features than this do not fit the registers.
-constexpr int widest_slice(Walk walk, bool split) {
+constexpr int widest_slice(Walk walk, int dim, bool split) {
   const bool two_sums = walk == Walk::kBackward || walk == Walk::kColumnSide;
-  return two_sums && split ? 64 : 128;
+  return two_sums && (split || dim > 128) ? 64 : 128;
+}
+
+// Thread blocks of 128 threads that the compiler is asked to leave registers for, where that costs no spills.
+constexpr int blocks_wanted(Walk walk, int dim, bool split) {
+  if (split || dim > 16) return 1;
+  if (walk == Walk::kForward || walk == Walk::kHinge) return 4;
+  return walk == Walk::kBackward || walk == Walk::kColumnSide ? 3 : 1;
 }
 
 template <Walk kWalk_, int kDim_, bool kSplit_>
@@ -127,16 +134,17 @@ struct Traits {
   static constexpr Shape kShape = shape_of(kWalk, kDim, kSplit);
   static constexpr Parts kParts = parts_of(kWalk);
   static constexpr int kThreads = kShape.warps * kWarpSize;
+  static constexpr int kBlocksWanted = blocks_wanted(kWalk, kDim, kSplit);
   static constexpr int kRowTiles = kShape.row_tiles;
   static constexpr int kBlockM = kShape.warps * kRowTiles * 16;
   static constexpr int kBlockN = kShape.columns;
   static constexpr int kStages = kShape.stages;
   static constexpr bool kResident = kShape.resident;
-  static constexpr int kSlice = kDim < widest_slice(kWalk, kSplit) ? kDim : widest_slice(kWalk, kSplit);
+  static constexpr int kSlice = kDim < widest_slice(kWalk, kDim, kSplit) ? kDim : widest_slice(kWalk, kDim, kSplit);
   static constexpr int kSlices = kDim / kSlice;
   static constexpr int kSumTiles = (kSplit ? kSplitSumColumns : kHalfSumColumns) / kBlockN;
   // Chunks of sixteen partners that are unrolled; wide rows leave no registers for more than one.
-  static constexpr int kUnroll = kDim <= 64 ? kBlockN / 16 : 1;
+  static constexpr int kUnroll = kDim <= 64 ? 2 : 1;
   static constexpr int kPolynomials = !kSplit && kDim <= kWidestPolynomial ? kPolynomialEighths : 0;
   // Shared memory, in bytes: the own rows, then the stages, each of operands and numbers.
   static constexpr int kCopies = kSplit ? 2 : 1;

@@ -1,4 +1,4 @@
-// csrc/cuda's connected components, unmodified, on the emulated device: one round against a literal double loop.
+// csrc/cuda's connected components on the device, emulated or real: one round against a literal double loop.
 #include "components_problem.h"
 #include "cuda/connected_components.h"
 #include "cuda_device.h"
@@ -26,22 +26,24 @@ void check(const std::vector<int64_t>& sizes, int64_t dim, double threshold) {
   const std::vector<float> points = testing::lattice_rows<float>(offsets.back(), dim, unsigned(dim));
   std::vector<int32_t> root(size_t(offsets.back()));
   for (size_t i = 0; i < root.size(); ++i) root[i] = int32_t(i / 3 * 3);
-  for (int32_t unfinished : {1, 0}) {
+  for (int32_t more : {1, 0}) {
+    const std::vector<int32_t> unfinished{more};
+    testing::Device device;
     std::vector<int32_t> result(root.size(), -9);
     rpe::cuda::ForeignRoot p{};
-    p.points = points.data();
-    p.root = root.data();
-    p.unfinished = &unfinished;
-    p.offsets = offsets.data();
+    p.points = device.input(points);
+    p.root = device.input(root);
+    p.unfinished = device.input(unfinished);
+    p.offsets = device.input(offsets);
     p.num_points = offsets.back();
     p.dim = dim;
     p.num_images = int(sizes.size());
     p.threshold = float(2 * threshold - 1);
     p.processors = 4;
-    p.neighbour = result.data();
-    testing::run_on_device(rpe::cuda::foreign_root, p, uint64_t(unfinished));
+    p.neighbour = device.output(result);
+    device.run(rpe::cuda::foreign_root, p, uint64_t(more));
     const std::vector<int32_t> none(root.size(), int32_t(root.size()));
-    CHECK(result == (unfinished ? neighbours(points, offsets, dim, threshold, root) : none));
+    CHECK(result == (more ? neighbours(points, offsets, dim, threshold, root) : none));
   }
 }
 

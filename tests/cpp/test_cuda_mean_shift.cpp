@@ -1,4 +1,4 @@
-// csrc/cuda's mean shift, unmodified, on the emulated device: against literal double loops, with shuffled threads, in ragged
+// csrc/cuda's mean shift on the device, emulated or real: against literal double loops, with shuffled threads, in ragged
 // batches, at every width.
 #include "cuda/mean_shift.h"
 #include "cuda_device.h"
@@ -16,40 +16,41 @@ Results<float> run(const Problem<float>& problem, bool half, int processors, uin
   r.log_density.assign(num_points, -9.0f);
   r.grad_sources.assign(problem.blurring ? 0 : problem.sources.size(), -9.0f);
   r.grad_log_weight.assign(problem.c.masses ? num_sources : 0, -9.0f);
-  const float kappa = float(problem.c.kappa), eta = float(problem.c.eta);
-  float grad_kappa = -9.0f, grad_eta = -9.0f;
+  const std::vector<float> kappa{float(problem.c.kappa)}, eta{float(problem.c.eta)};
+  std::vector<float> grad_kappa{-9.0f}, grad_eta{-9.0f};
+  testing::Device device;
   rpe::cuda::MeanShift p{};
-  p.points = problem.points.data();
-  p.sources = problem.blurring ? nullptr : problem.sources.data();
-  p.log_weight = problem.c.masses ? problem.log_weight.data() : nullptr;
-  p.kappa = &kappa;
-  p.eta = &eta;
-  p.point_offsets = problem.point_offsets.data();
-  p.source_offsets = problem.source_offsets.data();
+  p.points = device.input(problem.points);
+  p.sources = problem.blurring ? nullptr : device.input(problem.sources);
+  p.log_weight = problem.c.masses ? device.input(problem.log_weight) : nullptr;
+  p.kappa = device.input(kappa);
+  p.eta = device.input(eta);
+  p.point_offsets = device.input(problem.point_offsets);
+  p.source_offsets = device.input(problem.source_offsets);
   p.num_points = int64_t(num_points);
   p.num_sources = int64_t(num_sources);
   p.dim = problem.c.dim;
   p.num_images = int(problem.point_offsets.size()) - 1;
   p.half = half;
   p.processors = processors;
-  p.moved = r.moved.data();
-  p.mean = r.mean.data();
-  p.log_density = r.log_density.data();
-  testing::run_on_device(rpe::cuda::mean_shift_forward, p, seed);
-  p.grad_moved = problem.grad_moved.data();
-  p.grad_points = r.grad_points.data();
-  p.grad_sources = problem.blurring ? nullptr : r.grad_sources.data();
-  p.grad_weight = problem.c.masses ? r.grad_log_weight.data() : nullptr;
-  p.grad_kappa = &grad_kappa;
-  p.grad_eta = &grad_eta;
-  testing::run_on_device(rpe::cuda::mean_shift_backward, p, seed);
+  p.moved = device.output(r.moved);
+  p.mean = device.output(r.mean);
+  p.log_density = device.output(r.log_density);
+  device.run(rpe::cuda::mean_shift_forward, p, seed);
+  p.grad_moved = device.input(problem.grad_moved);
+  p.grad_points = device.output(r.grad_points);
+  p.grad_sources = problem.blurring ? nullptr : device.output(r.grad_sources);
+  p.grad_weight = problem.c.masses ? device.output(r.grad_log_weight) : nullptr;
+  p.grad_kappa = device.output(grad_kappa);
+  p.grad_eta = device.output(grad_eta);
+  device.run(rpe::cuda::mean_shift_backward, p, seed);
   // the gradient is in the mass itself; where there is none, that in its logarithm is 0
   for (size_t j = 0; j < r.grad_log_weight.size(); ++j) {
     CHECK(std::isfinite(r.grad_log_weight[j]));
     r.grad_log_weight[j] =
         std::isinf(problem.log_weight[j]) ? 0 : r.grad_log_weight[j] * std::exp(problem.log_weight[j]);
   }
-  r.scalars = {grad_kappa, grad_eta};
+  r.scalars = {grad_kappa[0], grad_eta[0]};
   return r;
 }
 

@@ -1,4 +1,4 @@
-// csrc/cuda's pairwise loss, unmodified, on the emulated device: against literal double loops, with shuffled threads, in
+// csrc/cuda's pairwise loss on the device, emulated or real: against literal double loops, with shuffled threads, in
 // ragged batches, at every width.
 #include "cuda/pairwise_loss.h"
 #include "cuda_device.h"
@@ -16,20 +16,21 @@ Results run(const Problem<float>& given, bool half, bool with_gradient, uint64_t
   Results r;
   r.loss.assign(given.offsets.size() - 1, -1.0f);
   r.gradient.assign(with_gradient ? given.points.size() : 0, -1.0f);
+  testing::Device device;
   rpe::cuda::PairwiseLoss p{};
-  p.points = given.points.data();
-  p.instance = given.instance.data();
-  p.weight = given.weight.data();
-  p.offsets = given.offsets.data();
+  p.points = device.input(given.points);
+  p.instance = device.input(given.instance);
+  p.weight = device.input(given.weight);
+  p.offsets = device.input(given.offsets);
   p.num_points = given.offsets.back();
   p.dim = given.dim;
   p.num_images = int(given.offsets.size()) - 1;
   p.margin = float(given.margin);
   p.half = half;
   p.processors = 4;
-  p.loss = r.loss.data();
-  p.grad = with_gradient ? r.gradient.data() : nullptr;
-  testing::run_on_device(rpe::cuda::pairwise_loss, p, seed);
+  p.loss = device.output(r.loss);
+  p.grad = with_gradient ? device.output(r.gradient) : nullptr;
+  device.run(rpe::cuda::pairwise_loss, p, seed);
   return r;
 }
 
