@@ -112,30 +112,8 @@ inline void compute_any(void* const* operands) {
   for (int index = 0; index < kLanes; ++index) *static_cast<bool*>(operands[index]) = any;
 }
 
-struct MatrixOperand {
-  uint16_t row[8];
-  uint32_t* result;
-};
-
 template <int kMatrices, bool kTransposed>
-void compute_ldmatrix(void* const* operands) {
-  const auto lane = [&](int index) { return static_cast<MatrixOperand*>(operands[index]); };
-  for (int index = 0; index < kLanes; ++index) {
-    const int major = index / 4, minor = 2 * (index % 4);
-    for (int matrix = 0; matrix < kMatrices; ++matrix) {
-      const auto element = [&](int row, int column) { return uint32_t(lane(8 * matrix + row)->row[column]); };
-      lane(index)->result[matrix] = kTransposed ? element(minor, major) | element(minor + 1, major) << 16
-                                                : element(major, minor) | element(major, minor + 1) << 16;
-    }
-  }
-}
-
-template <int kMatrices, bool kTransposed>
-void load_matrices(const char* name, uint32_t* result, const void* row, Where where) {
-  MatrixOperand operand = {{}, result};
-  if (current.thread % kLanes < 8 * kMatrices) std::memcpy(operand.row, read_shared(name, row, 16, 16, where), 16);
-  meet_warp(name, compute_ldmatrix<kMatrices, kTransposed>, &operand, where);
-}
+void load_matrices(const char* name, uint32_t* result, const void* row, Where where);
 
 struct ProductOperand {
   float* c;
