@@ -1,6 +1,7 @@
 """Uses an installed wheel: two operators, forward and backward, on both CPU backends, which must agree.
 
-Arguments: the checkout that must not be imported from, and the folder that the native library must be loaded from.
+Arguments: the checkout that must not be imported from, the folder that the native library must be loaded from, and
+"cuda" where the wheel carries the CUDA extension too, which then must load, though no GPU may be there to run it.
 """
 
 import sys
@@ -35,3 +36,10 @@ state = str(rpe_ops.show_config()["native build"])
 print(state)
 if library_folder not in state:
     raise SystemExit(f"the native library was not loaded from {library_folder}")
+if "cuda" in sys.argv[3:]:
+    from rpe_ops.backends import cuda
+
+    module = cuda.loader.load()
+    print(module.build_info(), torch.ops.rpe_ops_cuda.mean_shift_forward.default)
+    if not str(module.__file__).startswith(library_folder):
+        raise SystemExit(f"the CUDA library was loaded from {module.__file__}")

@@ -50,7 +50,7 @@ print("GPU:", torch.cuda.get_device_name(), torch.cuda.get_device_capability())
 ((${#failed[@]})) && exit 1
 
 # Compiles whatever native code this machine can run, and calls every backend once on every device.
-step build 60 python3 -c '
+step build 110 python3 -c '
 import time, torch, rpe_ops
 for device in ("cpu", "cuda"):
     embedding, label = torch.randn(2000, 16, device=device), torch.arange(2000, device=device) % 7
@@ -63,8 +63,13 @@ for device in ("cpu", "cuda"):
         rpe_ops.pairwise_loss(rpe_ops.mean_shift(leaf, kappa=10.0, backend=backend), label, backend=backend).backward()
         assert leaf.grad.isfinite().all(), backend
         print(f"{device} {backend}: {time.perf_counter() - start:.1f} s")
+from rpe_ops.backends import cuda
+if cuda.unavailable_reason("cuda") is None:
+    import json, os, sys
+    with open(os.path.join(sys.argv[1], "cuda_kernels_on_this_gpu.json"), "w") as file:
+        json.dump({"gpu": torch.cuda.get_device_name(), "kernels": cuda.loader.load().kernel_resources()}, file, indent=1)
 print("every backend that can run here ran")
-'
+' "$OUT"
 
 # Times: first the sizes that matter most. Then what only a GPU can show, the operator tests of its backends (one process
 # per file, eight at a time: most of the time goes into compiling kernels for every width there is), accuracy at other
@@ -75,9 +80,19 @@ bench() { # bench NAME SECONDS ARGUMENT...
 }
 bench benchmark-gpu 110 --bench-points 16384 65536 --bench-dims 8 16 64
 step tests-gpu 50 python3 -m pytest tests/test_cuda.py -q
+# The C++ tests of csrc/cuda, which CI runs on an emulated device, on this one; then once more under NVIDIA's checkers.
+step ctest 70 bash -c '
+    cmake -S . -B "$0" -DRPE_OPS_GPU=ON -DCMAKE_BUILD_TYPE=Release && cmake --build "$0" --parallel 16 &&
+    ctest --test-dir "$0" -R cuda --output-on-failure --no-tests=error' "$CACHE/ctest"
 step tests 140 bash -c 'ls tests/test_*.py | grep -v -e packaging -e test_build -e test_cuda -e documentation |
-    xargs -P 8 -I {} bash -c "python3 -m pytest {} -k triton --maxfail=20 -q; status=\$?; ((status == 5)) || exit \$status"'
+    xargs -P 8 -I {} bash -c "python3 -m pytest {} -k \"triton or cuda\" --maxfail=20 -q; status=\$?; ((status == 5)) || exit \$status"'
 bench accuracy 30 --bench-points 4096 --bench-dims 16 64 --bench-kappa 25 100
+step sanitizer 60 bash -c '
+    for tool in memcheck racecheck; do
+        for test in connected_components pairwise_loss mean_shift; do
+            compute-sanitizer --tool $tool --error-exitcode 1 "$0/test_cuda_$test" || exit 1
+        done
+    done' "$CACHE/ctest"
 bench benchmark-gpu-large 40 --bench-points 262144 --bench-dims 16 --bench-dtypes float16
 bench benchmark-gpu-compiled 90 --bench-points 16384 --bench-dims 64 --bench-dtypes float16 --bench-compiled
 

@@ -23,7 +23,7 @@ def environment(device: torch.device) -> dict[str, object]:
     """Machine and versions; `load` is the one-minute load average before the run: above 0 the machine was shared."""
     facts: dict[str, object] = {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
-        "commit": _output("git", "-C", str(REPOSITORY), "describe", "--always", "--dirty") or "unknown",
+        "commit": commit(),
         "cpu": _cpu_name(),
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
@@ -105,6 +105,11 @@ def _number(milliseconds: float | None) -> str:
         if milliseconds < 100
         else f"{milliseconds:,.0f}"
     )
+
+
+def commit() -> str:
+    """The commit that is measured, with `-dirty` where files differ from it."""
+    return _output("git", "-C", str(REPOSITORY), "describe", "--always", "--dirty") or "unknown"
 
 
 def _output(*command: str) -> str:

@@ -12,14 +12,13 @@ The launches are those of the backend: it is called on empty tensors with its la
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +27,13 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from occupancy import ARCHITECTURES, MULTIPROCESSORS, WARP, thread_blocks, write_table
 from rpe_ops.backends.triton import connected_components, mean_shift, pairwise_loss, shapes
 from rpe_ops.backends.triton.launching import compile_options
 from rpe_ops.backends.triton.shapes import TileShape
 
 RESULT = Path(__file__).resolve().parent / "results" / "triton_resources.json"
-ARCHITECTURES = (80, 89, 90, 100, 120)
 DIMS = (8, 16, 32, 64, 128, 256)
-# Per multiprocessor: bytes of shared memory, the most one thread block may have, threads; 65,536 registers everywhere.
-LIMITS = {
-    80: (164 * 1024, 163 * 1024, 2048),
-    89: (100 * 1024, 99 * 1024, 1536),
-    90: (228 * 1024, 227 * 1024, 2048),
-    100: (228 * 1024, 227 * 1024, 2048),
-    120: (100 * 1024, 99 * 1024, 1536),
-}
-REGISTERS = 65_536
-BLOCK_OVERHEAD = 1024  # bytes of shared memory that the driver adds to each thread block
 POINTERS = {
     torch.float32: "*fp32",
     torch.float16: "*fp16",
@@ -146,23 +135,21 @@ def compiled(launch: Launch, architecture: int) -> Resources:
 
 
 def _measured(kernel: Any, architecture: int, shape: TileShape) -> dict[str, Any]:
-    warps = shape.warps
+    threads, has = shape.warps * WARP, MULTIPROCESSORS[architecture]
     usage = _resource_usage(kernel.asm["cubin"])
     registers, shared = usage["REG"], kernel.metadata.shared
-    per_processor, per_block, threads = LIMITS[architecture]
-    by_registers = REGISTERS // (-(-registers // 8) * 8 * 32 * warps)
-    by_shared = per_processor // (shared + BLOCK_OVERHEAD)
-    programs = min(by_registers, by_shared, threads // (32 * warps))
-    error = "" if shared <= per_block else f"{shared} bytes of shared memory, {per_block} are there"
+    programs = thread_blocks(architecture, threads, registers, shared)
+    fits = shared <= has.shared_of_block
+    error = "" if fits else f"{shared} bytes of shared memory, {has.shared_of_block} are there"
     found = sorted(set(re.findall(r"\b(wgmma|tcgen05\.mma|mma\.sync)\b", kernel.asm["ptx"])))
-    pairs = shape.rows * shape.columns / (32 * warps)
+    pairs = shape.rows * shape.columns / threads
     return {
         "registers": registers,
         # the stack of a kernel without calls holds nothing but spills
         "spilled_bytes": usage["STACK"] + usage["LOCAL"],
         "shared_bytes": shared,
         "programs_per_multiprocessor": programs,
-        "occupancy": round(programs * 32 * warps / threads, 3),
+        "occupancy": round(programs * threads / has.threads, 3),
         "products": " ".join(found),
         "instructions_per_pair": round(_loop_length(kernel.asm["cubin"]) / pairs, 2) if pairs else 0.0,
         "error": error,
@@ -205,18 +192,13 @@ def _tool(name: str, *options: str, cubin: bytes) -> str:
 
 
 def _write(path: Path, table: list[Resources]) -> None:
-    """One line for each kernel, its values in the order of `columns`."""
-    header = {
-        "triton": triton.__version__,
-        "command": "python benchmarks/triton_resources.py",
-        "columns": [field.name for field in fields(Resources)],
-    }
-    lines = []
+    """The table of all kernels, the constants of each as one text."""
+    facts = {"triton": triton.__version__, "command": "python benchmarks/triton_resources.py"}
+    rows = []
     for row in table:
-        values = asdict(row)
-        values["constants"] = " ".join(f"{name}={value}" for name, value in row.constants.items())
-        lines.append(json.dumps(list(values.values()), separators=(",", ":")))
-    path.write_text(json.dumps(header)[:-1] + ', "kernels": [\n' + ",\n".join(lines) + "\n]}\n")
+        constants = " ".join(f"{name}={value}" for name, value in row.constants.items())
+        rows.append(asdict(row) | {"constants": constants})
+    write_table(path, facts, rows)
 
 
 def main() -> int:

@@ -52,9 +52,11 @@ def hinge_tile(
     if WITH_GRADIENT:
         weighted_j = load_rows(weighted, columns, end, D, BLOCK_D)
         mask = active.to(weighted_j.dtype)
-        if SPLIT:
-            grad = tl.dot(mask, load_rows(weighted_low, columns, end, D, BLOCK_D), grad)
-        grad = tl.dot(mask, weighted_j, grad)
+        if SPLIT:  # see weights_times_rows
+            part = tl.dot(mask, load_rows(weighted_low, columns, end, D, BLOCK_D))
+            grad += tl.dot(mask, weighted_j, part)
+        else:
+            grad = tl.dot(mask, weighted_j, grad)
     return hinge, grad
 
 

@@ -81,12 +81,18 @@ def rows_times_rows(a, a_low, b, b_low, total, SPLIT: tl.constexpr, SWAPPED: tl.
 
 @triton.jit
 def weights_times_rows(weights, b, b_low, total, SPLIT: tl.constexpr):
-    """`total [M, K]` + weights b for float32 `weights [M, N]` and row operands `[N, K]`."""
+    """`total [M, K]` + weights b for float32 `weights [M, N]` and row operands `[N, K]`.
+
+    Tensor cores cut off what does not fit a sum: float32-grade sums of a tile begin anew and are added outside of them.
+    """
     high = weights.to(b.dtype)
     if SPLIT:
-        total = tl.dot((weights - high.to(tl.float32)).to(b.dtype), b, total)
-        total = tl.dot(high, b_low, total)
-    return tl.dot(high, b, total)
+        part = tl.dot((weights - high.to(tl.float32)).to(b.dtype), b)
+        part = tl.dot(high, b_low, part)
+        total += tl.dot(high, b, part)
+    else:
+        total = tl.dot(high, b, total)
+    return total
 
 
 @triton.jit
