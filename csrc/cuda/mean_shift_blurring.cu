@@ -66,12 +66,19 @@ blurring_backward_kernel(BlurringWork p) {
 #pragma unroll(T::kUnroll)
     for (int column = 0; column < T::kBlockN; column += 16) {
       Chunk cosine[T::kRowTiles] = {}, slope[T::kRowTiles] = {}, kernel[T::kRowTiles];
-      const RowProduct<T> products[2] = {{cosine, x}, {slope, u}};
-      rows_times_rows<T, false>(products, x_j, column);
-      rows_times_rows<T>(slope, x, u_j, column);
       float v[4];
 #pragma unroll
       for (int k = 0; k < 4; ++k) v[k] = shared_load(shift_j + column + k / 2 * 8 + k % 2);
+      // float32-grade: near sums before their difference, whose rounding is what kappa multiplies
+      if constexpr (!T::kSplit) {
+#pragma unroll
+        for (int m = 0; m < T::kRowTiles; ++m)
+#pragma unroll
+          for (int k = 0; k < 8; ++k) slope[m][k / 4][k % 4] = -shift[m][k % 4 / 2] - v[k / 4 * 2 + k % 2];
+      }
+      const RowProduct<T> products[2] = {{cosine, x}, {slope, u}};
+      rows_times_rows<T, false>(products, x_j, column);
+      rows_times_rows<T>(slope, x, u_j, column);
 #pragma unroll
       for (int m = 0; m < T::kRowTiles; ++m) {
         kernel_values<T>(kernel[m], cosine[m], largest, kappa);
@@ -79,7 +86,8 @@ blurring_backward_kernel(BlurringWork p) {
 #pragma unroll
         for (int k = 0; k < 8; ++k) {
           float& value = slope[m][k / 4][k % 4];
-          value = kernel[m][k / 4][k % 4] * (value - (shift[m][k % 4 / 2] + v[k / 4 * 2 + k % 2]));
+          if constexpr (T::kSplit) value -= shift[m][k % 4 / 2] + v[k / 4 * 2 + k % 2];
+          value *= kernel[m][k / 4][k % 4];
         }
       }
       weights_times_rows<T>(sum_slopes, kernel, u_j, column, work.slice);

@@ -156,7 +156,6 @@ hinge_kernel(LossWork p) {
       Chunk active[T::kRowTiles] = {};  // cosines, then 1 where a pair is active
       rows_times_rows<T>(active, x, x_j, column);
       if (mixed) clear_same_instance<T>(active, own, instance + column, threshold);
-      bool any = false;
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
         const float weight_j = shared_load(weight + column + k / 2 * 8 + k % 2);
@@ -168,12 +167,13 @@ hinge_kernel(LossWork p) {
             const float excess = hinge_excess(value, threshold);
             hinge[m][half] = fmaf(excess, weight_j, hinge[m][half]);
             value = hinge_slope(excess, 1.0f);
-            any |= excess > 0.0f;
           }
         }
       }
-      if (p.loss.grad != nullptr && any_in_warp(any))
-        weights_times_rows<T, true>(grad, active, weighted, column, work.slice);
+      if (p.loss.grad == nullptr) continue;
+      WeightFragments mask[T::kRowTiles];
+      load_weights<T, true>(mask, active);
+      if (any_weight<T>(mask)) weights_times_rows<T, true>(grad, mask, weighted, column, work.slice);
     }
     if ((number + 1) % T::kSumTiles == 0) move();
   };

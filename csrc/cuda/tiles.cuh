@@ -230,6 +230,15 @@ RPE_DEVICE void load_weights(WeightFragments (&fragments)[T::kRowTiles], const C
   for (int m = 0; m < T::kRowTiles; ++m) fragments[m].template load<T::kSplit && !kExact>(weight[m]);
 }
 
+// Whether any of the warp's weights, which are not negative, is not 0 as a float16 number.
+template <class T>
+RPE_DEVICE bool any_weight(const WeightFragments (&weight)[T::kRowTiles]) {
+  uint32_t bits = 0;
+#pragma unroll
+  for (int k = 0; k < 4 * T::kRowTiles; ++k) bits |= weight[k / 4].high[k % 4];
+  return any_in_warp(bits != 0);
+}
+
 // sum[m] + weight[m] b for partner rows column .. column + 15 of a tile b.
 template <class T, bool kExact = false>
 RPE_DEVICE void weights_times_rows(RowSums<T>& sum, const WeightFragments (&a)[T::kRowTiles], TileOperand b, int column,
@@ -268,12 +277,12 @@ RPE_DEVICE void weights_times_rows(RowSums<T>& sum, const WeightFragments (&a)[T
   }
 }
 
-template <class T, bool kExact = false>
+template <class T>
 RPE_DEVICE void weights_times_rows(RowSums<T>& sum, const Chunk (&weight)[T::kRowTiles], TileOperand b, int column,
                                    int slice) {
   WeightFragments fragments[T::kRowTiles];
-  load_weights<T, kExact>(fragments, weight);
-  weights_times_rows<T, kExact>(sum, fragments, b, column, slice);
+  load_weights<T>(fragments, weight);
+  weights_times_rows<T>(sum, fragments, b, column, slice);
 }
 
 // One number for each row of a warp: what lane l holds of rows l / 4 and l / 4 + 8.

@@ -27,8 +27,9 @@ constexpr int kTilesPerSplit = 8;
 // of it each time, and equal terms err alike. For float16-grade and for float32-grade sums.
 constexpr int kHalfSumColumns = 4096;
 constexpr int kSplitSumColumns = 512;
-// Of eight exponentials of float16-grade pairs, those computed by polynomial on the FMA pipe: the special function unit
-// does 16 a cycle and is what rows of up to 32 features wait for.
+// Of eight exponentials of the forward's float16-grade pairs, those computed by polynomial on the FMA pipe: the special
+// function unit does 16 a cycle and is what rows of up to 32 features wait for. The backward has too many other instructions
+// to gain by it.
 constexpr int kPolynomialEighths = 2;
 constexpr int kWidestPolynomial = 32;
 
@@ -145,7 +146,8 @@ struct Traits {
   static constexpr int kSumTiles = (kSplit ? kSplitSumColumns : kHalfSumColumns) / kBlockN;
   // Chunks of sixteen partners that are unrolled; wide rows leave no registers for more than one.
   static constexpr int kUnroll = kDim <= 64 ? 2 : 1;
-  static constexpr int kPolynomials = !kSplit && kDim <= kWidestPolynomial ? kPolynomialEighths : 0;
+  static constexpr int kPolynomials =
+      kWalk == Walk::kForward && !kSplit && kDim <= kWidestPolynomial ? kPolynomialEighths : 0;
   // Shared memory, in bytes: the own rows, then the stages, each of operands and numbers.
   static constexpr int kCopies = kSplit ? 2 : 1;
   static constexpr int kRowBytes = kBlockM * kDim * 2;

@@ -9,12 +9,22 @@
 
 namespace rpe {
 
+template <class V>
+RPE_FORMULA V positive_part(V value) {
+  const V zero = V{};
+  return value > zero ? value : zero;
+}
+#if defined(__CUDACC__)
+// One instruction there instead of two.
+RPE_FORMULA float positive_part(float value) {
+  return fmaxf(value, 0.0f);
+}
+#endif
+
 // Excess of the cosine over the threshold, zero below it: twice the hinge on the similarity.
 template <class V>
 RPE_FORMULA V hinge_excess(V cosine, V threshold) {
-  const V excess = cosine - threshold;
-  const V zero = V{};
-  return excess > zero ? excess : zero;
+  return positive_part(V(cosine - threshold));
 }
 
 // Slope of the excess, in {0, 1}. At the threshold itself it is 0.
