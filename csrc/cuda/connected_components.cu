@@ -103,8 +103,7 @@ size_t run_foreign_root(const ForeignRoot& round, void* workspace, Stream stream
   const RootWork p{round, points.operand(), tiles_before};
   launch(count_tiles_kernel, {}, kWarpSize, 0, stream,
          CountTiles{tiles_before, round.offsets, round.num_images, T::kBlockM});
-  launch(prepare_rows_kernel<kDim>, RowLanes<kDim>::grid(round.num_points), kRowThreads, 0, stream,
-         PrepareRows{round.points, round.num_points, round.dim, nullptr, 0, points.high, points.low, nullptr, nullptr});
+  points.prepare(round.points, round.num_points, round.dim, stream);
   launch(no_neighbour_kernel, {unsigned((round.num_points + kRowThreads - 1) / kRowThreads), 1, 1}, kRowThreads, 0,
          stream, p);
   launch(foreign_root_kernel<T>, {tiles, splits, 1}, T::kThreads, T::kSharedBytes, stream, p);

@@ -15,11 +15,9 @@ constexpr float kLargestFloat = 3.0e38f;
 // and the last of them to 2^-31.
 constexpr float kScaleExponent = 7.0f;
 constexpr float kScale = 128.0f;
-// Where a fixed shift leaves a row less than this of its scaled density, kappa is so large that rounding alone decides
-// between neighbours, and weights have fallen out of float16: the row stays, as one without mass does.
+// Where a fixed shift leaves a row less than this of its scaled density, kappa is above 1e7: rounding alone decides between
+// neighbours, and weights have fallen out of float16. The row stays, as one without mass does.
 constexpr float kLeastDensity = 0x1p-14f;
-// float32 sums of up to 256 products err by less than this factor.
-constexpr float kRounding = 1.0f + 0x1p-20f;
 
 // kappa log2(e), so that exponents are powers of two; finite for every float32 kappa.
 RPE_DEVICE float log2_concentration(const float* kappa) {
@@ -48,6 +46,21 @@ RPE_DEVICE void kernel_values(Chunk& value, const Chunk& cosine, const float (&l
     } else {
       const float exponent = fmaf(c, kappa, kScaleExponent - top * kappa);
       value[k / 4][k % 4] = k < T::kPolynomials ? exp2_multiply_add(exponent) : exp2_approximate(exponent);
+    }
+  }
+}
+
+// Takes the excess of the rows' and the columns' lengths out of cosines. `column_excess` is that of the lane's first column.
+template <class T>
+RPE_DEVICE void correct_lengths(Chunk (&cosine)[T::kRowTiles], const RowNumbers<T>& row_excess,
+                                const float* column_excess) {
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    const float excess = shared_load(column_excess + k / 2 * 8 + k % 2);
+#pragma unroll
+    for (int m = 0; m < T::kRowTiles; ++m) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) cosine[m][k / 2][2 * half + k % 2] -= row_excess[m][half] + excess;
     }
   }
 }
@@ -169,14 +182,16 @@ struct CommonReference {
   }
 };
 
-// log2 masses of a chunk's columns from a stage's log masses; -inf from `columns` on, 0 without masses.
-RPE_DEVICE void chunk_bias(float (&bias)[2][2], const float* log_weight, int column, int columns) {
+// What a chunk's columns add to exponents: log2 mass, less kappa times the excess of their lengths, both from a stage. -inf
+// from `columns` on.
+RPE_DEVICE void chunk_bias(float (&bias)[2][2], const float* log_weight, const float* excess, float kappa, int column,
+                           int columns) {
   const int first = lane_index() % 4 * 2;
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
     const int place = k / 2 * 8 + first + k % 2;
-    const float own = log_weight == nullptr ? 0.0f : shared_load(log_weight + column + place) * kLog2E;
-    bias[k / 2][k % 2] = place < columns ? own : -INFINITY;
+    const float mass = log_weight == nullptr ? 0.0f : shared_load(log_weight + column + place) * kLog2E;
+    bias[k / 2][k % 2] = place < columns ? fmaf(-kappa, shared_load(excess + column + place), mass) : -INFINITY;
   }
 }
 

@@ -10,7 +10,8 @@ namespace cuda {
 
 struct MeanShift {
   const float* points;      // [points, dim]
-  const float* sources;     // [sources, dim]; null when blurring
+  const float* sources;     // [sources, dim]; the points themselves when blurring
+  bool blurring;            // points are their own sources
   const float* log_weight;  // [sources] or null: every mass is 1
   const float *kappa, *eta;
   const int64_t* point_offsets;   // [images + 1]

@@ -19,9 +19,9 @@ struct SlopeRows {
   double* grad_eta;    // [points]
   uint32_t* longest;   // [images], bits of the longest slope row
   int32_t* zero_rows;  // [images], how many points are zero
-  // Blurring alone, else null: of the operands' rows.
-  const float* squared_length;    // [points]
-  const uint32_t* image_squared;  // [images]
+  // Blurring alone, else null.
+  const float* squared;       // [points], of lengths
+  const ImageLengths* image;  // [images]
   // What scale_slopes_kernel makes of them.
   Half *high, *low;
   float* shift;  // [points], the scaled rows times M
@@ -31,10 +31,11 @@ struct SlopeRows {
 // whose P_ij = 1/N comes from too small a K to divide by.
 RPE_DEVICE float inverse_density(const SlopeRows& p, int64_t row, int image) {
   if (p.step.log_density[row] == -INFINITY) return 0.0f;
-  if (p.squared_length == nullptr) return 1.0f;
-  if (p.squared_length[row] == 0.0f) return 0.0f;
-  const float largest = bits_float(p.image_squared[image]) * kRounding;
-  return exp2f((largest - 1.0f) * log2_concentration(p.step.kappa) - p.step.log_density[row] * kLog2E);
+  if (p.squared == nullptr) return 1.0f;
+  if (p.squared[row] == 0.0f) return 0.0f;
+  const float kappa = log2_concentration(p.step.kappa);
+  const float largest = largest_squared(p.image[image], lengths_matter(p.image[image], kappa));
+  return exp2f((largest - 1.0f) * kappa - p.step.log_density[row] * kLog2E);
 }
 
 // (3), the row's own part of (5), and the rows of slopes.
@@ -75,7 +76,7 @@ slope_rows_kernel(SlopeRows p) {
   lanes.image_maximum(p.longest, image, largest * sqrtf(lanes.sum(squared)));
   if (!lanes.inside || lanes.lane != 0) return;
   p.grad_eta[row] = grad_eta;
-  if (p.squared_length != nullptr && p.squared_length[row] == 0.0f) atomic_add(p.zero_rows + image, 1);
+  if (p.squared != nullptr && p.squared[row] == 0.0f) atomic_add(p.zero_rows + image, 1);
 }
 
 // The power of two that multiplies the slopes of an image; `headroom` is what multiplies them later.
@@ -107,11 +108,9 @@ scale_slopes_kernel(SlopeRows p) {
 template <int kDim, bool kSplit, bool kBlurring>
 struct SlopeSpace {
   SlopeRows rows{};
-  uint32_t* image_squared;
   OperandSpace<kDim, kSplit> operand;
 
-  SlopeSpace(Workspace& space, const MeanShift& step)
-      : image_squared(space.take<uint32_t>(step.num_images)), operand(space, step.num_points) {
+  SlopeSpace(Workspace& space, const MeanShift& step) : operand(space, step.num_points) {
     rows.step = step;
     rows.slopes = space.take<float>(step.num_points * kDim);
     rows.grad_eta = space.take<double>(step.num_points);

@@ -9,17 +9,19 @@ namespace {
 struct BlurringWork {
   MeanShift step;
   Operand points, slopes;
-  const float *squared_length, *slope_shift;  // [points]
-  const uint32_t *image_squared, *longest;    // [images]
-  const int32_t *tiles_before, *zero_rows;    // [images + 1], [images]
-  float *partial_points, *partial_slopes;     // [splits, points, kDim]
-  float* mean_slope;                          // [images, kDim]
-  double* grad_kappa;                         // [points]
+  const float *squared, *excess, *slope_shift;  // [points]; the first two of lengths
+  const ImageLengths* image;                    // [images]
+  const uint32_t* longest;                      // [images]
+  const int32_t *tiles_before, *zero_rows;      // [images + 1], [images]
+  float *partial_points, *partial_slopes;       // [splits, points, kDim]
+  float* mean_slope;                            // [images, kDim]
+  double* grad_kappa;                           // [points]
   int splits;
 };
 
 // (5) and (6) together. With K_ij = exp(kappa (x_i.x_j - largest)), P_ij = K_ij f_i, u_i = f_i h_i, v_i = f_i e_i and
-// `largest` the image's largest squared length:
+// `largest` the image's largest squared length, cosines corrected
+// for the rounding of lengths where that matters:
 // Computes sum_j T_ij x_j and sum_j K_ij u_j with T_ij = S_ij + S_ji = K_ij (u_i.x_j + x_i.u_j - v_i - v_j), both times
 //          2^kScaleExponent.
 // Owns     kBlockM rows of one image; thread block (row tile, split, slice). One exponential per pair serves both sides.
@@ -35,12 +37,14 @@ blurring_backward_kernel(BlurringWork p) {
   if (!find_work<T>(work, p.tiles_before, p.step.num_images, offsets, offsets)) return;
   const int first_row = work.row_begin + warp_index() * T::kRowTiles * 16;
   const float kappa = log2_concentration(p.step.kappa);
-  const float top = bits_float(p.image_squared[work.image]) * kRounding;
+  const bool corrected = lengths_matter(p.image[work.image], kappa);
+  const float top = largest_squared(p.image[work.image], corrected);
   const float largest[2] = {top, top};
   const int count = work.column_end - work.column_begin;
   RowOperand<T> x, u;
-  RowNumbers<T> shift;
+  RowNumbers<T> shift, excess;
   load_numbers<T>(shift, p.slope_shift, first_row, work.row_end, 0.0f);
+  load_numbers<T>(excess, p.excess, first_row, work.row_end, 0.0f);
   RowSums<T> sum_points = {}, sum_slopes = {};
   const int64_t slot = work.split * p.step.num_points * T::kDim;
   bool first_move = true;
@@ -57,6 +61,9 @@ blurring_backward_kernel(BlurringWork p) {
     copy_partners<T>(number, 1, p.slopes, first, work.column_end);
     copy_numbers<T::kBlockN, T::kThreads>(Tiles::template numbers<float>(number, 0), p.slope_shift, first,
                                           work.column_end);
+    if (corrected)
+      copy_numbers<T::kBlockN, T::kThreads>(Tiles::template numbers<float>(number, 1), p.excess, first,
+                                            work.column_end);
   };
   const auto visit = [&](int number) {
     const TileOperand x_j = Tiles::column_operand(number, 0), u_j = Tiles::column_operand(number, 1);
@@ -79,6 +86,8 @@ blurring_backward_kernel(BlurringWork p) {
       const RowProduct<T> products[2] = {{cosine, x}, {slope, u}};
       rows_times_rows<T, false>(products, x_j, column);
       rows_times_rows<T>(slope, x, u_j, column);
+      if (corrected)
+        correct_lengths<T>(cosine, excess, Tiles::template numbers<float>(number, 1) + column + lane_index() % 4 * 2);
 #pragma unroll
       for (int m = 0; m < T::kRowTiles; ++m) {
         kernel_values<T>(kernel[m], cosine[m], largest, kappa);
@@ -120,7 +129,7 @@ zero_rows_kernel(BlurringWork p) {
   float total[8] = {};
   for (int64_t first = begin; any && first < end; first += Lanes::kRows) {
     lanes.row = first + thread_index() / Lanes::kLanes;
-    lanes.inside = lanes.row < end && p.squared_length[lanes.row] == 0.0f && p.step.log_density[lanes.row] != -INFINITY;
+    lanes.inside = lanes.row < end && p.squared[lanes.row] == 0.0f && p.step.log_density[lanes.row] != -INFINITY;
     float grad_moved[8], point[8], mean[8], g[8];
     lanes.load(grad_moved, p.step.grad_moved, p.step.dim);
     lanes.load(point, p.step.points, p.step.dim);
@@ -182,18 +191,19 @@ size_t run_blurring(const MeanShift& step, void* workspace, Stream stream) {
   const unsigned tiles = largest_tile_count(step.num_points, step.num_images, T::kBlockM);
   SlopeSpace<kDim, kSplit, true> slopes(space, step);
   const OperandSpace<kDim, kSplit> points(space, step.num_points);
-  float* squared_length = space.take<float>(step.num_points);
+  const LengthSpace lengths(space, step.num_points, step.num_images);
   int32_t* tiles_before = space.take<int32_t>(step.num_images + 1);
-  slopes.rows.squared_length = squared_length;
-  slopes.rows.image_squared = slopes.image_squared;
+  slopes.rows.squared = lengths.squared;
+  slopes.rows.image = lengths.image;
   BlurringWork p{};
   p.step = step;
   p.splits = int(split_count(tiles, step.num_points, step.num_images, T::kBlockN, step.processors));
   p.points = points.operand();
   p.slopes = slopes.operand.operand();
-  p.squared_length = squared_length;
+  p.squared = lengths.squared;
+  p.excess = lengths.excess;
   p.slope_shift = slopes.rows.shift;
-  p.image_squared = slopes.image_squared;
+  p.image = lengths.image;
   p.longest = slopes.rows.longest;
   p.tiles_before = tiles_before;
   p.zero_rows = slopes.rows.zero_rows;
@@ -204,12 +214,9 @@ size_t run_blurring(const MeanShift& step, void* workspace, Stream stream) {
   if (workspace == nullptr) return space.bytes();
 
   const Grid rows = RowLanes<kDim>::grid(step.num_points);
-  fill_zero(slopes.image_squared, step.num_images * sizeof(uint32_t), stream);
   launch(count_tiles_kernel, {}, kWarpSize, 0, stream,
          CountTiles{tiles_before, step.point_offsets, step.num_images, T::kBlockM});
-  launch(prepare_rows_kernel<kDim>, rows, kRowThreads, 0, stream,
-         PrepareRows{step.points, step.num_points, step.dim, step.point_offsets, step.num_images, points.high,
-                     points.low, squared_length, slopes.image_squared});
+  points.prepare(step.points, step.num_points, step.dim, stream, &lengths, step.point_offsets, step.num_images);
   slopes.run(stream);
   launch(blurring_backward_kernel<T>, {tiles, unsigned(p.splits), T::kSlices}, T::kThreads, T::kSharedBytes, stream, p);
   launch(zero_rows_kernel<kDim>, {unsigned(step.num_images), 1, 1}, kRowThreads, kRowThreads * 8 * sizeof(float),

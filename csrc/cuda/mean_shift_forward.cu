@@ -12,8 +12,8 @@ namespace {
 struct ForwardWork {
   MeanShift step;
   Operand points, sources;
-  const float* squared_length;    // [points]
-  const uint32_t* image_squared;  // [images]
+  const float *squared, *excess;  // [sources], of lengths
+  const ImageLengths* image;      // [images]
   const int32_t* tiles_before;    // [images + 1]
   // [splits, points, kDim] and three of [splits, points]
   float *partial_sum, *partial_nearest, *partial_level, *partial_density;
@@ -27,8 +27,8 @@ struct ForwardWork {
 // Tiles    x [kBlockM, kDim] as fragments, y [kBlockN, kDim] in kStages stages of shared memory.
 // Types    loads float16 (kSplit: in two parts), accumulates and stores float32.
 // Bits     one writer per row, split and slice, columns in order: deterministic.
-// kFixed (blurring without masses): nearest_i = |x_i| max_j |x_j|, a bound that its own cosine nearly reaches, and
-// level_i = 0 need no running maximum. Otherwise the largest exponent so far is kept; sums are rescaled when it grows.
+// kFixed (blurring without masses): nearest_i = |x_i| max_j |x_j|, or (|x_i|^2 + max_j |x_j|^2) / 2 where cosines are
+// corrected for the rounding of lengths, bounds that its own cosine nearly reaches, and level_i = 0 need no running maximum. Otherwise the largest exponent so far is kept; sums are rescaled when it grows.
 template <class T, bool kFixed>
 RPE_KERNEL(T::kThreads, kFixed ? T::kBlocksWanted : 1)
 mean_shift_forward_kernel(ForwardWork p) {
@@ -45,14 +45,20 @@ mean_shift_forward_kernel(ForwardWork p) {
   RunningReference<T> reference, moved_reference;  // of `total`, and of what was moved to memory
   reference.clear();
   moved_reference.clear();
+  RowNumbers<T> excess = {};
+  bool corrected = true;
   if constexpr (kFixed) {
-    load_numbers<T>(reference.nearest, p.squared_length, first_row, work.row_end, 0.0f);
-    const float longest = sqrtf(bits_float(p.image_squared[work.image])) * kRounding;
+    corrected = lengths_matter(p.image[work.image], kappa);
+    const float largest = largest_squared(p.image[work.image], corrected);
 #pragma unroll
     for (int m = 0; m < T::kRowTiles; ++m) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        reference.nearest[m][half] = sqrtf(reference.nearest[m][half]) * longest;
+        const int row = first_row + m * 16 + lane_index() / 4 + 8 * half;
+        const float squared = row < work.row_end ? p.squared[row] : 0.0f;
+        excess[m][half] = row < work.row_end ? p.excess[row] : 0.0f;
+        reference.nearest[m][half] =
+            corrected ? 0.5f * (squared - 2.0f * excess[m][half] + largest) : sqrtf(squared * largest);
         reference.level[m][half] = 0.0f;
       }
     }
@@ -78,11 +84,12 @@ mean_shift_forward_kernel(ForwardWork p) {
   const auto copy = [&](int number) {
     const int first = work.column_begin + number * T::kBlockN;
     copy_partners<T>(number, 0, p.sources, first, work.column_end);
-    if constexpr (!kFixed) {
-      if (p.step.log_weight != nullptr)
-        copy_numbers<T::kBlockN, T::kThreads>(Tiles::template numbers<float>(number, 0), p.step.log_weight, first,
-                                              work.column_end);
-    }
+    if (corrected)
+      copy_numbers<T::kBlockN, T::kThreads>(Tiles::template numbers<float>(number, 0), p.excess, first,
+                                            work.column_end);
+    if (!kFixed && p.step.log_weight != nullptr)
+      copy_numbers<T::kBlockN, T::kThreads>(Tiles::template numbers<float>(number, 1), p.step.log_weight, first,
+                                            work.column_end);
   };
   const auto visit = [&](int number) {
     const TileOperand y = Tiles::column_operand(number, 0);
@@ -93,6 +100,8 @@ mean_shift_forward_kernel(ForwardWork p) {
       Chunk cosine[T::kRowTiles] = {}, weight[T::kRowTiles];
       rows_times_rows<T>(cosine, x, y, column);
       if constexpr (kFixed) {
+        if (corrected)
+          correct_lengths<T>(cosine, excess, Tiles::template numbers<float>(number, 0) + column + lane_index() % 4 * 2);
 #pragma unroll
         for (int m = 0; m < T::kRowTiles; ++m) {
           kernel_values<T>(weight[m], cosine[m], reference.nearest[m], kappa);
@@ -100,8 +109,8 @@ mean_shift_forward_kernel(ForwardWork p) {
         }
       } else {
         float bias[2][2];
-        chunk_bias(bias, p.step.log_weight == nullptr ? nullptr : Tiles::template numbers<float>(number, 0), column,
-                   columns - column);
+        chunk_bias(bias, p.step.log_weight == nullptr ? nullptr : Tiles::template numbers<float>(number, 1),
+                   Tiles::template numbers<float>(number, 0), kappa, column, columns - column);
         reference.values(weight, cosine, bias, kappa, [&](int m, int half, float factor) {
           density[m][2 * half] *= factor;
           density[m][2 * half + 1] *= factor;
@@ -171,7 +180,7 @@ template <int kDim, bool kSplit>
 size_t run_forward(const MeanShift& step, void* workspace, Stream stream) {
   using T = Traits<Walk::kForward, kDim, kSplit>;
   Workspace space(workspace);
-  const bool blurring = step.sources == nullptr, fixed = blurring && step.log_weight == nullptr;
+  const bool blurring = step.blurring, fixed = blurring && step.log_weight == nullptr;
   const unsigned tiles = largest_tile_count(step.num_points, step.num_images, T::kBlockM);
   ForwardWork p{};
   p.step = step;
@@ -179,11 +188,11 @@ size_t run_forward(const MeanShift& step, void* workspace, Stream stream) {
   const OperandSpace<kDim, kSplit> points(space, step.num_points), sources(space, blurring ? 0 : step.num_sources);
   p.points = points.operand();
   p.sources = blurring ? p.points : sources.operand();
-  float* squared_length = space.take<float>(step.num_points);
-  uint32_t* image_squared = space.take<uint32_t>(step.num_images);
+  const LengthSpace lengths(space, step.num_sources, step.num_images);
   int32_t* tiles_before = space.take<int32_t>(step.num_images + 1);
-  p.squared_length = squared_length;
-  p.image_squared = image_squared;
+  p.squared = lengths.squared;
+  p.excess = lengths.excess;
+  p.image = lengths.image;
   p.tiles_before = tiles_before;
   p.partial_sum = space.take<float>(p.splits * step.num_points * kDim);
   p.partial_nearest = space.take<float>(p.splits * step.num_points);
@@ -191,16 +200,9 @@ size_t run_forward(const MeanShift& step, void* workspace, Stream stream) {
   p.partial_density = space.take<float>(p.splits * step.num_points);
   if (workspace == nullptr) return space.bytes();
 
-  fill_zero(image_squared, step.num_images * sizeof(uint32_t), stream);
   launch(count_tiles_kernel, {}, kWarpSize, 0, stream,
          CountTiles{tiles_before, step.point_offsets, step.num_images, T::kBlockM});
-  const auto prepare = [&](const float* rows, int64_t count, const OperandSpace<kDim, kSplit>& operand, bool measure) {
-    launch(prepare_rows_kernel<kDim>, RowLanes<kDim>::grid(count), kRowThreads, 0, stream,
-           PrepareRows{rows, count, step.dim, step.point_offsets, step.num_images, operand.high, operand.low,
-                       measure ? squared_length : nullptr, measure ? image_squared : nullptr});
-  };
-  prepare(step.points, step.num_points, points, true);
-  if (!blurring) prepare(step.sources, step.num_sources, sources, false);
+  prepare_both(step, points, sources, lengths, stream);
   launch(fixed ? mean_shift_forward_kernel<T, true> : mean_shift_forward_kernel<T, false>,
          {tiles, unsigned(p.splits), T::kSlices}, T::kThreads, T::kSharedBytes, stream, p);
   launch(mean_shift_finish_kernel<kDim>, RowLanes<kDim>::grid(step.num_points), kRowThreads, 0, stream, p);

@@ -9,6 +9,7 @@ namespace {
 struct TwoSidedWork {
   MeanShift step;
   Operand points, sources, slopes;
+  const float* excess;                        // [sources], of lengths
   float* slope_shift;                         // [points]
   const uint32_t* longest;                    // [images]
   const int32_t *point_tiles, *source_tiles;  // [images + 1]
@@ -59,8 +60,9 @@ row_side_kernel(TwoSidedWork p) {
   const auto copy = [&](int number) {
     const int first = work.column_begin + number * T::kBlockN;
     copy_partners<T>(number, 0, p.sources, first, work.column_end);
+    copy_numbers<T::kBlockN, T::kThreads>(Tiles::template numbers<float>(number, 0), p.excess, first, work.column_end);
     if (p.step.log_weight != nullptr)
-      copy_numbers<T::kBlockN, T::kThreads>(Tiles::template numbers<float>(number, 0), p.step.log_weight, first,
+      copy_numbers<T::kBlockN, T::kThreads>(Tiles::template numbers<float>(number, 1), p.step.log_weight, first,
                                             work.column_end);
   };
   const auto visit = [&](int number) {
@@ -72,8 +74,8 @@ row_side_kernel(TwoSidedWork p) {
       const RowProduct<T> products[2] = {{cosine, x}, {slope, h}};
       rows_times_rows<T, false>(products, y, column);
       float bias[2][2];
-      chunk_bias(bias, p.step.log_weight == nullptr ? nullptr : Tiles::template numbers<float>(number, 0), column,
-                 columns - column);
+      chunk_bias(bias, p.step.log_weight == nullptr ? nullptr : Tiles::template numbers<float>(number, 1),
+                 Tiles::template numbers<float>(number, 0), kappa, column, columns - column);
       reference.values(probability, cosine, bias, kappa, [&](int m, int half, float factor) {
         density[m][half] *= factor;
         slope_sum[m][half] *= factor;
@@ -185,17 +187,17 @@ column_side_kernel(TwoSidedWork p) {
   const float kappa = log2_concentration(p.step.kappa);
   const int count = work.column_end - work.column_begin;
   RowOperand<T> y;
-  RowNumbers<T> bias = {}, ceiling = {}, sum_mass = {};
-  if (p.step.log_weight != nullptr) {
-    load_numbers<T>(bias, p.step.log_weight, first_row, work.row_end, 0.0f);
+  RowNumbers<T> bias = {}, excess, ceiling, sum_mass = {};
+  load_numbers<T>(excess, p.excess, first_row, work.row_end, 0.0f);
+  if (p.step.log_weight != nullptr) load_numbers<T>(bias, p.step.log_weight, first_row, work.row_end, 0.0f);
 #pragma unroll
-    for (int m = 0; m < T::kRowTiles; ++m) {
+  for (int m = 0; m < T::kRowTiles; ++m) {
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        // without its mass a source may outweigh all that have one; beyond 2^60 its square would overflow
-        ceiling[m][half] = bias[m][half] == -INFINITY ? 60.0f : 0.0f;
-        bias[m][half] = bias[m][half] == -INFINITY ? 0.0f : bias[m][half] * kLog2E;
-      }
+    for (int half = 0; half < 2; ++half) {
+      // without its mass a source may outweigh all that have one; beyond 2^60 its square would overflow
+      const bool massless = bias[m][half] == -INFINITY;
+      ceiling[m][half] = massless ? 60.0f : 0.0f;
+      bias[m][half] = fmaf(-kappa, excess[m][half], massless ? 0.0f : bias[m][half] * kLog2E);
     }
   }
   RowSums<T> sum_slopes = {}, sum_points = {};
@@ -293,16 +295,16 @@ column_finish_kernel(TwoSidedWork p) {
   }
   const float log_weight = p.step.log_weight == nullptr ? 0.0f : p.step.log_weight[row];
   const bool massless = log_weight == -INFINITY;
-  float* result = p.step.grad_sources == nullptr ? p.step.grad_points : p.step.grad_sources;
+  float* result = p.step.blurring ? p.step.grad_points : p.step.grad_sources;
   float grad[8] = {};
-  if (p.step.grad_sources == nullptr) lanes.load(grad, result, p.step.dim);
+  if (p.step.blurring) lanes.load(grad, result, p.step.dim);
 #pragma unroll
   for (int k = 0; k < 8; ++k) {
     if (!massless) grad[k] += (slopes[k] / kScale + kappa * points[k]) / scale;
   }
   lanes.store(result, grad, p.step.dim);
   if (p.step.grad_weight != nullptr && lanes.inside && lanes.lane == 0)
-    p.step.grad_weight[row] = mass / scale * (massless ? 1.0f : expf(-log_weight));
+    p.step.grad_weight[row] = mass == 0.0f ? 0.0f : mass / scale * (massless ? 1.0f : expf(-log_weight));
 }
 
 template <int kDim, bool kSplit>
@@ -310,11 +312,12 @@ size_t run_two_sided(const MeanShift& step, void* workspace, Stream stream) {
   using Rows = Traits<Walk::kRowSide, kDim, kSplit>;
   using Columns = Traits<Walk::kColumnSide, kDim, kSplit>;
   Workspace space(workspace);
-  const bool blurring = step.sources == nullptr;
+  const bool blurring = step.blurring;
   const unsigned row_tiles = largest_tile_count(step.num_points, step.num_images, Rows::kBlockM);
   const unsigned column_tiles = largest_tile_count(step.num_sources, step.num_images, Columns::kBlockM);
   SlopeSpace<kDim, kSplit, false> slopes(space, step);
   const OperandSpace<kDim, kSplit> points(space, step.num_points), sources(space, blurring ? 0 : step.num_sources);
+  const LengthSpace lengths(space, step.num_sources, step.num_images);
   int32_t* point_tiles = space.take<int32_t>(step.num_images + 1);
   int32_t* source_tiles = space.take<int32_t>(step.num_images + 1);
   TwoSidedWork p{};
@@ -324,6 +327,7 @@ size_t run_two_sided(const MeanShift& step, void* workspace, Stream stream) {
   p.slopes = slopes.operand.operand();
   p.slope_shift = slopes.rows.shift;
   p.longest = slopes.rows.longest;
+  p.excess = lengths.excess;
   p.point_tiles = point_tiles;
   p.source_tiles = source_tiles;
   p.row_splits = int(split_count(row_tiles, step.num_sources, step.num_images, Rows::kBlockN, step.processors));
@@ -344,14 +348,9 @@ size_t run_two_sided(const MeanShift& step, void* workspace, Stream stream) {
   const auto count_tiles = [&](int32_t* before, const int64_t* offsets, int height) {
     launch(count_tiles_kernel, {}, kWarpSize, 0, stream, CountTiles{before, offsets, step.num_images, height});
   };
-  const auto prepare = [&](const float* rows, int64_t count, const OperandSpace<kDim, kSplit>& operand) {
-    launch(prepare_rows_kernel<kDim>, RowLanes<kDim>::grid(count), kRowThreads, 0, stream,
-           PrepareRows{rows, count, step.dim, nullptr, 0, operand.high, operand.low, nullptr, nullptr});
-  };
   count_tiles(point_tiles, step.point_offsets, Rows::kBlockM);
   count_tiles(source_tiles, step.source_offsets, Columns::kBlockM);
-  prepare(step.points, step.num_points, points);
-  if (!blurring) prepare(step.sources, step.num_sources, sources);
+  prepare_both(step, points, sources, lengths, stream);
   slopes.run(stream);
   launch(row_side_kernel<Rows>, {row_tiles, unsigned(p.row_splits), Rows::kSlices}, Rows::kThreads, Rows::kSharedBytes,
          stream, p);
@@ -374,8 +373,8 @@ size_t two_sided_backward(const MeanShift& step, void* workspace, void* stream) 
 }
 
 size_t mean_shift_backward(const MeanShift& step, void* workspace, void* stream) {
-  const bool blurring = step.sources == nullptr && step.log_weight == nullptr;
-  return blurring ? blurring_backward(step, workspace, stream) : two_sided_backward(step, workspace, stream);
+  const bool one_sided = step.blurring && step.log_weight == nullptr;
+  return one_sided ? blurring_backward(step, workspace, stream) : two_sided_backward(step, workspace, stream);
 }
 
 void two_sided_backward_resources(std::vector<KernelResources>& all) {

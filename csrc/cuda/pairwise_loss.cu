@@ -341,8 +341,7 @@ size_t run_loss(const PairwiseLoss& loss, void* workspace, Stream stream) {
   launch(count_tiles_kernel, {}, kWarpSize, 0, stream,
          CountTiles{p.edges_before, loss.offsets, loss.num_images, kRowThreads});
   launch(instance_rows_kernel, RowLanes<8>::grid(count), kRowThreads, 0, stream, p);
-  launch(prepare_rows_kernel<kDim>, rows, kRowThreads, 0, stream,
-         PrepareRows{loss.points, count, loss.dim, nullptr, 0, points.high, points.low, nullptr, nullptr});
+  points.prepare(loss.points, count, loss.dim, stream);
   launch(weighted_rows_kernel<kDim>, rows, kRowThreads, 0, stream, p);
   // without a gradient one slice has all that is asked for
   launch(hinge_kernel<T>, {tiles, unsigned(p.splits), unsigned(loss.grad == nullptr ? 1 : T::kSlices)}, T::kThreads,

@@ -1,7 +1,7 @@
 // Work per row, O(N D): rows to float16 operands, sums and maxima over images, tiles of images. Nothing here sees pairs.
 //
 // A row is shared by kLanes = kDim / 8 lanes of one warp, eight features each. Sums run in a fixed order; maxima are
-// atomic, on the bits of non-negative floats, which order as integers do and leave NaN the largest.
+// atomic, on the bits of magnitudes, which order as integers do and leave NaN the largest.
 #pragma once
 
 #include "../launch/workspace.h"
@@ -91,9 +91,9 @@ struct RowLanes {
     *reinterpret_cast<uint4*>(high + place) = uint4{first[0], first[1], first[2], first[3]};
     if (low != nullptr) *reinterpret_cast<uint4*>(low + place) = uint4{second[0], second[1], second[2], second[3]};
   }
-  // maximum[image] = largest of the rows' non-negative values. Every thread of the warp takes part.
+  // maximum[image] = largest of the rows' magnitudes. Every thread of the warp takes part.
   RPE_DEVICE_MEMBER void image_maximum(uint32_t* maximum, int image, float value) const {
-    const uint32_t bits = inside ? float_bits(value) : 0u;
+    const uint32_t bits = inside ? float_bits(value) & 0x7fffffffu : 0u;
     const int first = shuffle(image, 0);
     if (!any_in_warp(inside && image != first)) {
       uint32_t largest = bits;
@@ -145,18 +145,38 @@ RPE_KERNEL(kWarpSize, 1) count_tiles_kernel(CountTiles p) {
   if (lane == 0) p.before[0] = 0;
 }
 
+// What rounding to operands did to the lengths of an image's rows: largest squared lengths of the rows that the operands
+// stand for and of the rows themselves, and the largest difference between the two. Bits of floats.
+struct ImageLengths {
+  uint32_t rounded, exact, difference;
+};
+// exp(kappa x_i.y_j) of rounded rows is off by the rounding of their lengths too, which kappa magnifies. Cosines are therefore
+// x_i.y_j - excess_i - excess_j, in which lengths are the rows' own. Under a fixed shift that costs an addition a pair, and
+// is left out below this exponent, by both directions of a step alike; with a running reference it costs nothing.
+constexpr float kLargestLengthExponent = 0x1p-4f;
+// What rounding to float16 or bfloat16 may do to the squared length of a unit row.
+constexpr float kHalfRounding = 0x1p-6f;
+RPE_DEVICE bool lengths_matter(const ImageLengths& image, float log2_kappa) {
+  return bits_float(image.difference) * log2_kappa > kLargestLengthExponent;
+}
+// Largest squared length that cosines of an image may have; float32 sums of up to 256 products err by less than the factor.
+RPE_DEVICE float largest_squared(const ImageLengths& image, bool corrected) {
+  return bits_float(corrected ? image.exact : image.rounded) * (1.0f + 0x1p-19f);
+}
+
 struct PrepareRows {
   const float* rows;  // [rows, dim]
   int64_t num_rows, dim;
   const int64_t* offsets;
   int num_images;
-  Half *high, *low;         // [rows, kDim]; low may be null
-  float* squared_length;    // [rows], of the rows that the operands stand for; may be null
-  uint32_t* image_squared;  // [images], their largest; null with squared_length
+  Half *high, *low;     // [rows, kDim]; low may be null
+  float* squared;       // [rows], squared lengths of the rows that the operands stand for; may be null
+  float* excess;        // [rows], half of what rounding added to them; null with `squared`
+  ImageLengths* image;  // [images]; null with `squared`
 };
 
 // Rows to operands.
-// Computes float16(x) and float16(x - float16(x)), and |x|^2 of their sum.
+// Computes float16(x) and float16(x - float16(x)), and the lengths of x and of what they stand for.
 // Owns     RowLanes::kRows rows.  Tiles: none.  Types: float32 to float16.  Bits: one writer, integer maxima.
 template <int kDim>
 RPE_KERNEL(kRowThreads, 1)
@@ -164,11 +184,20 @@ prepare_rows_kernel(PrepareRows p) {
   const RowLanes<kDim> lanes(p.num_rows);
   float value[8];
   lanes.load(value, p.rows, p.dim);
+  float exact = p.squared == nullptr ? 0.0f : lanes.dot(value, value);
+  // a unit row that came rounded to a half type is a unit row
+  if (fabsf(exact - 1.0f) < kHalfRounding) exact = 1.0f;
   lanes.store_operand(p.high, p.low, value);
-  if (p.squared_length == nullptr) return;
-  const float squared = lanes.dot(value, value);
-  if (lanes.inside && lanes.lane == 0) p.squared_length[lanes.row] = squared;
-  lanes.image_maximum(p.image_squared, lanes.image(p.offsets, p.num_images), squared);
+  if (p.squared == nullptr) return;
+  const float rounded = lanes.dot(value, value);
+  if (lanes.inside && lanes.lane == 0) {
+    p.squared[lanes.row] = rounded;
+    p.excess[lanes.row] = 0.5f * (rounded - exact);
+  }
+  const int image = lanes.image(p.offsets, p.num_images);
+  lanes.image_maximum(&p.image->rounded, 3 * image, rounded);
+  lanes.image_maximum(&p.image->exact, 3 * image, exact);
+  lanes.image_maximum(&p.image->difference, 3 * image, rounded - exact);
 }
 
 struct SumValues {
@@ -201,6 +230,16 @@ inline void sum_values(const SumValues& problem, int num_images, Stream stream) 
          problem);
 }
 
+// Lengths of packed rows in the workspace: what prepare_rows_kernel measures.
+struct LengthSpace {
+  float *squared, *excess;
+  ImageLengths* image;
+  LengthSpace(Workspace& space, int64_t num_rows, int num_images)
+      : squared(space.take<float>(num_rows)),
+        excess(space.take<float>(num_rows)),
+        image(space.take<ImageLengths>(num_images)) {}
+};
+
 // Operands of packed rows in the workspace: what prepare_rows_kernel fills.
 template <int kDim, bool kSplit>
 struct OperandSpace {
@@ -208,7 +247,29 @@ struct OperandSpace {
   OperandSpace(Workspace& space, int64_t num_rows)
       : high(space.take<Half>(num_rows * kDim)), low(kSplit ? space.take<Half>(num_rows * kDim) : nullptr) {}
   Operand operand() const { return {high, low}; }
+
+  // Fills them; measures lengths where `lengths` is given, for which the rows' images are needed.
+  void prepare(const float* rows, int64_t num_rows, int64_t dim, Stream stream, const LengthSpace* lengths = nullptr,
+               const int64_t* offsets = nullptr, int num_images = 0) const {
+    PrepareRows p{rows, num_rows, dim, offsets, num_images, high, low, nullptr, nullptr, nullptr};
+    if (lengths != nullptr) {
+      p.squared = lengths->squared;
+      p.excess = lengths->excess;
+      p.image = lengths->image;
+      fill_zero(p.image, num_images * sizeof(ImageLengths), stream);
+    }
+    launch(prepare_rows_kernel<kDim>, RowLanes<kDim>::grid(num_rows), kRowThreads, 0, stream, p);
+  }
 };
+
+// Operands of points and sources, which are the points when blurring, and the lengths of the sources.
+template <class Step, int kDim, bool kSplit>
+void prepare_both(const Step& step, const OperandSpace<kDim, kSplit>& points, const OperandSpace<kDim, kSplit>& sources,
+                  const LengthSpace& lengths, Stream stream) {
+  if (!step.blurring) points.prepare(step.points, step.num_points, step.dim, stream);
+  const OperandSpace<kDim, kSplit>& measured = step.blurring ? points : sources;
+  measured.prepare(step.sources, step.num_sources, step.dim, stream, &lengths, step.source_offsets, step.num_images);
+}
 
 // Row tiles of height `height` that images of `num_rows` rows in all can need at most.
 inline unsigned largest_tile_count(int64_t num_rows, int num_images, int height) {

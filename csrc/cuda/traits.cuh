@@ -99,11 +99,11 @@ struct Parts {
 constexpr Parts parts_of(Walk walk) {
   switch (walk) {
     case Walk::kForward:
-      return {1, 1, 1};  // x | y | log mass
+      return {1, 1, 2};  // x | y | excess of length, log mass
     case Walk::kBackward:
-      return {2, 2, 1};  // x, u | x, u | v
+      return {2, 2, 2};  // x, u | x, u | v, excess of length
     case Walk::kRowSide:
-      return {2, 1, 1};  // x, h | y | log mass
+      return {2, 1, 2};  // x, h | y | excess of length, log mass
     case Walk::kColumnSide:
       return {1, 2, 3};  // y | x, h | e, nearest, level
     case Walk::kHinge:

@@ -21,7 +21,8 @@ Results<float> run(const Problem<float>& problem, bool half, int processors, uin
   testing::Device device;
   rpe::cuda::MeanShift p{};
   p.points = device.input(problem.points);
-  p.sources = problem.blurring ? nullptr : device.input(problem.sources);
+  p.blurring = problem.blurring;
+  p.sources = problem.blurring ? p.points : device.input(problem.sources);
   p.log_weight = problem.c.masses ? device.input(problem.log_weight) : nullptr;
   p.kappa = device.input(kappa);
   p.eta = device.input(eta);
@@ -81,9 +82,38 @@ void check(const Case& c, bool half, int processors = 4) {
   compare(result.scalars, exact.scalars, 4 * unit * (double(problem.point_offsets.back()) + 1));
 }
 
+// Clusters so tight, and kappa so large, that the rounding of lengths alone would empty or fill the kernel. The rows are
+// float16 numbers, of nearly unit length; the formulas see the unit rows that they stand for.
+void check_tight_clusters(double kappa, float spread) {
+  Problem<float> problem(Case{{60}, {}, 3, kappa, 0.9, false});
+  std::vector<float> unit = problem.points;
+  for (size_t i = 0; i < 60; ++i)
+    for (size_t d = 0; d < 3; ++d) problem.points[3 * i + d] = unit[3 * (i % 4) + d] + spread * unit[3 * i + d];
+  const auto normalise = [](std::vector<float>& rows) {
+    for (size_t i = 0; i < rows.size(); i += 3) {
+      const double length = std::sqrt(testing::dot(&rows[i], &rows[i], 3));
+      for (size_t d = 0; d < 3; ++d) rows[i + d] = float(rows[i + d] / length);
+    }
+  };
+  normalise(problem.points);
+  testing::round_to_half(problem.points);
+  const Results<float> result = run(problem, true, 4, 0);
+  normalise(problem.points);
+  problem.sources = problem.points;
+  const Results<double> exact = problem.literal();
+  testing::context() = "tight clusters, kappa " + std::to_string(kappa);
+  compare(result.moved, exact.moved, 2e-3);
+  // what is compared are slopes as steep as kappa; 1e5 magnifies the last bit of a float to a hundredth
+  compare(result.grad_points, exact.grad_points, 0.05 * testing::largest(exact.grad_points));
+}
+
 }  // namespace
 
 int main() {
+  check_tight_clusters(3e4, 3e-3f);
+  check_tight_clusters(1e5, 3e-3f);
+  check_tight_clusters(1e5, 1e-3f);
+  check_tight_clusters(1e6, 1e-3f);
   const std::vector<int64_t> ragged{0, 1, 15, 0, 70};
   for (int64_t dim : {3, 8, 16, 20, 64, 100, 256}) {
     for (bool half : {false, true}) {

@@ -30,7 +30,8 @@ MeanShift mean_shift_inputs(const at::Tensor& points, const OptionalTensor& sour
   check_tensor(eta, at::kFloat, {}, "eta");
   MeanShift problem{};
   problem.points = points.const_data_ptr<float>();
-  problem.sources = sources ? sources->const_data_ptr<float>() : nullptr;
+  problem.blurring = !sources;
+  problem.sources = partners.const_data_ptr<float>();
   problem.log_weight = log_weight ? log_weight->const_data_ptr<float>() : nullptr;
   problem.kappa = kappa.const_data_ptr<float>();
   problem.eta = eta.const_data_ptr<float>();
