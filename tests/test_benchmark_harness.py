@@ -1,14 +1,21 @@
-"""The benchmark harness refuses wrong providers, gives reasons for absent ones, and its files become README tables."""
+"""The benchmark harness refuses wrong providers, gives reasons for absent ones, and its files become README tables
+and plots."""
 
 import csv
+import importlib.util
 import json
+import subprocess
+import sys
 
+import peers
 import pytest
 import render
 import torch
 
+import plot
 import report
-from harness import Case, Provider, measure
+import rpe_ops
+from harness import Case, Provider, Row, measure
 
 CASE = Case("sum", "forward", 1 << 10, 1, torch.float32, torch.device("cpu"))
 EXPECTED = (torch.full((4,), 2.0, dtype=torch.float64), torch.ones(3, dtype=torch.float64))
@@ -52,7 +59,7 @@ def test_absence_and_lack_of_memory_are_values_with_reasons(rows):
 
 
 def test_files_and_table(rows, tmp_path):
-    facts = report.environment(CASE.device)
+    facts = report.environment(CASE.device, product_size=64)
     path = report.write(tmp_path, "run", facts, list(rows.values()))
     result = json.loads(path.read_text(encoding="utf-8"))
     with path.with_suffix(".csv").open(newline="", encoding="utf-8") as file:
@@ -67,3 +74,118 @@ def test_files_and_table(rows, tmp_path):
 
 def test_the_readme_shows_the_committed_results():
     assert render.section() in render.README.read_text(encoding="utf-8")
+
+
+def test_times_of_rounds_stay_out_of_the_files(rows):
+    row = rows["right"]
+    assert len(row.seconds) == row.rounds
+    assert "seconds" not in row.record()
+    assert row.record()["median_ms"] == row.median_ms
+
+
+def test_the_machine_is_measured():
+    assert report.sgemm_gflops(CASE.device, size=64) > 0
+
+
+def test_peers_compute_the_same_steps():
+    rows = torch.randn(50, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expected = rpe_ops.mean_shift(rows, kappa=10.0, num_steps=3, backend="reference")
+    torch.testing.assert_close(peers.naive_mean_shift(rows, 10.0, 3), expected)
+    torch.testing.assert_close(peers.attention_steps(peers.sdpa, 10.0, 3)(rows), expected)
+
+
+def test_a_peer_that_cannot_run_has_a_reason():
+    def broken(rows):
+        raise ValueError("only rows of length 7\nand more lines")
+
+    assert peers.failure(broken, CASE) == "ValueError: only rows of length 7"
+    assert peers.failure(lambda rows: 2 * rows, CASE) is None
+    if importlib.util.find_spec("pykeops") is None:
+        assert "pykeops" in peers.failure(peers.attention_steps(peers.keops, 10.0), CASE)
+
+
+@pytest.fixture
+def scaling_result():
+    """Rows as a result file has them, N twice and twice again, the naive provider out of memory at the last."""
+    environment = {
+        "cpu": "a CPU",
+        "threads": 2,
+        "torch": "2",
+        "commit": "abc",
+        "date": "2026-01-01",
+        "sgemm_gflops": 50.0,
+    }
+    rows = []
+    for num_points in (1024, 2048, 4096):
+        for name in ("naive PyTorch", "rpe_ops cpu"):
+            row = Row("mean_shift", "forward", num_points, 16, "float32", "cpu", name).record()
+            if name == "naive PyTorch" and num_points == 4096:
+                row["status"] = "out of memory"
+            else:
+                row |= {"median_ms": num_points / 100, "peak_mib": num_points / 500}
+            rows.append(row)
+    return {"environment": environment, "rows": rows}
+
+
+def test_plots_come_from_result_files_and_reach_the_readme(scaling_result, tmp_path):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "run.json").write_text(json.dumps(scaling_result), encoding="utf-8")
+    name = "run_mean_shift_D16_float32.png"
+    assert plot.main(["--output", str(tmp_path / "plots"), str(tmp_path / "run.json")]) == 0
+    assert [path.name for path in (tmp_path / "plots").iterdir()] == [name]
+    assert (tmp_path / "plots" / name).stat().st_size < 200_000
+    section = render.section(tmp_path)
+    assert f"(benchmarks/results/plots/{name})" in section
+    assert "| out of memory |" in section
+
+
+def test_lines_of_a_plot(scaling_result):
+    environment, rows = scaling_result["environment"], scaling_result["rows"]
+    key = ("mean_shift", 16, "float32")
+    lines = plot.measured(rows, "median_ms")
+    assert lines["naive PyTorch, forward (out of memory at 4,096)"] == [(1024, 10.24), (2048, 20.48)]
+    assert len(lines["rpe_ops cpu, forward"]) == 3
+    ((size, floor), *_) = next(iter(plot.floors(environment, key, rows, "median_ms").values()))
+    assert (size, floor) == (1024, pytest.approx(3 * 1024**2 * 16 / 50e9 * 1e3))
+    ((size, floor), *_) = next(iter(plot.floors(environment, key, rows, "peak_mib").values()))
+    assert (size, floor) == (1024, 1024 * 16 * 4 / 2**20)
+    # Files from before the rate was measured, and sizes that do not make a line.
+    assert not plot.floors({}, key, rows, "median_ms")
+    assert not list(plot.figures(rows[:2]))
+
+
+def test_options_of_pytest_benchmark_work_beside_ours(repository, tmp_path):
+    pytest.importorskip("pytest_benchmark")
+    theirs, ours = tmp_path / "theirs.json", tmp_path / "ours.json"
+    command = "-m pytest benchmarks/test_pairwise_loss.py benchmarks/test_seeded.py -q -p no:cacheprovider"
+    options = [
+        "--benchmark",
+        "--bench-device",
+        "cpu",
+        "--bench-scaling",
+        "--bench-points",
+        "64",
+        "--bench-dims",
+        "4",
+    ]
+    files = [
+        "--benchmark-only",
+        f"--benchmark-json={theirs}",
+        "--bench-output",
+        tmp_path,
+        "--bench-name",
+        "ours",
+    ]
+    run = subprocess.run(
+        [sys.executable, *command.split(), *options, *files], cwd=repository, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "1 passed, 1 skipped" in run.stdout
+    rows = {row["provider"]: row for row in json.loads(ours.read_text(encoding="utf-8"))["rows"]}
+    result = json.loads(theirs.read_text(encoding="utf-8"))
+    assert result["machine_info"]["rpe_ops"]["torch"] == torch.__version__
+    entries = {entry["extra_info"]["provider"]: entry for entry in result["benchmarks"]}
+    assert list(entries) == [name for name, row in rows.items() if row["status"] == "ok"]
+    for name, entry in entries.items():
+        assert len(entry["stats"]["data"]) == rows[name]["rounds"]
+        assert 1e3 * entry["stats"]["median"] == pytest.approx(rows[name]["median_ms"])

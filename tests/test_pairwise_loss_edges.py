@@ -25,6 +25,19 @@ def test_every_dim(backend, dim, dtype, poisoned_memory):
     check(embedding, problems.labels(67), backend, margin=problems.clear_margin(embedding, 0.4))
 
 
+@pytest.mark.parametrize("size", [1e-8, 1.0, 1e6])
+def test_a_weight_of_minus_zero_is_zero(backend, size):
+    embedding, label = problems.clustered(40, 5).float(), problems.labels(40)
+    weight = (problems.masses(40) * size).float()
+    weight[3:9] = 0.0
+    results = [
+        run(embedding, label, weight=chosen, backend=backend)
+        for chosen in (weight, torch.where(weight == 0.0, -0.0, weight))
+    ]
+    for value, other in zip(*results, strict=True):
+        assert torch.equal(value, other)
+
+
 @pytest.mark.parametrize("num_points", [31, 65])
 def test_uniform_and_tensor_weights_at_odd_sizes(backend, num_points):
     embedding, label = problems.clustered(num_points, 17).float(), problems.labels(num_points)

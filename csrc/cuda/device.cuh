@@ -187,9 +187,16 @@ template <class Problem>
 Footprint footprint_of(void (*kernel)(Problem), int threads, size_t shared_bytes) {
   cudaFuncAttributes attributes{};
   int blocks = 0;
-  cudaFuncGetAttributes(&attributes, kernel);
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes));
-  cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared_bytes);
+  cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
+  if (error == cudaSuccess)
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes));
+  if (error == cudaSuccess)
+    error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared_bytes);
+  if (error != cudaSuccess) {
+    cudaGetLastError();  // it is reported here, and not by whoever looks next
+    throw std::runtime_error(std::string("rpe_ops: no facts about the kernels on this GPU: ") +
+                             cudaGetErrorString(error));
+  }
   return {attributes.numRegs, int(attributes.localSizeBytes), blocks};
 }
 

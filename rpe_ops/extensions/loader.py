@@ -99,9 +99,13 @@ class Loader:
             module = importlib.util.module_from_spec(spec)
             loader.exec_module(module)
         except ImportError as error:
+            remedy = (
+                "install rpe_ops from a wheel that was built for this machine, or from source"
+                if library == self._carried()
+                else f"remove {library.parent} to build it again"
+            )
             raise build.BuildError(
-                f"rpe_ops: the built library does not load: {error}\n"
-                f"Remedy: remove {library.parent} to build it again, or use backend='torch'."
+                f"rpe_ops: the built library does not load: {error}\nRemedy: {remedy}, or use backend='torch'."
             ) from None
         return module
 
