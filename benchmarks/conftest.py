@@ -1,6 +1,7 @@
 """`pytest benchmarks --benchmark` runs this folder; without the option everything in it is skipped.
 
-Sizes, dimensions and dtypes follow the device: the GPU where there is one, else the CPU's small sizes.
+Sizes, dimensions and dtypes follow the device: the GPU where there is one, else the CPU's small sizes. The options
+of pytest-benchmark, where that is installed, work beside ours: see interchange.py.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import torch
 
 import report
 from harness import DEFAULT_KAPPA, Row, measure
-from inputs import DIMS, DTYPES, SIZES
+from inputs import DIMS, DTYPES, SCALING_DIMS, SCALING_SIZES, SIZES
+from interchange import AsBenchmarks, hand_over
 
 ROWS = pytest.StashKey[list[Row]]()
 FACTS = pytest.StashKey[dict]()
@@ -29,6 +31,12 @@ def pytest_addoption(parser):
     group.addoption("--bench-kappa", type=float, nargs="+", default=[DEFAULT_KAPPA], help="of the mean shift")
     group.addoption(
         "--bench-dtypes", nargs="+", help="float32, float16 or bfloat16, instead of the device's own"
+    )
+    group.addoption(
+        "--bench-scaling",
+        action="store_true",
+        help=f"instead of the usual cases, the two operators at N from {SCALING_SIZES[0]:,} doubling to "
+        f"{SCALING_SIZES[-1]:,} (or --bench-points) and D = 16, for benchmarks/plot.py; some 15 minutes on two cores",
     )
     group.addoption(
         "--bench-compiled",
@@ -72,8 +80,16 @@ def pytest_generate_tests(metafunc):
         return
     config = metafunc.config
     device = bench_device(config)
-    sizes = config.getoption("--bench-points", None) or SIZES[device.type]
-    dims = config.getoption("--bench-dims", None) or DIMS[device.type]
+    own_sizes = getattr(metafunc.module, "SIZES", None)
+    usual_sizes, usual_dims = (own_sizes or SIZES)[device.type], DIMS[device.type]
+    if config.getoption("--bench-scaling", False):
+        if own_sizes:
+            reason = "has sizes of its own: not part of --bench-scaling"
+            metafunc.parametrize("case_shape", [pytest.param(None, marks=pytest.mark.skip(reason=reason))])
+            return
+        usual_sizes, usual_dims = SCALING_SIZES, SCALING_DIMS
+    sizes = config.getoption("--bench-points", None) or usual_sizes
+    dims = config.getoption("--bench-dims", None) or usual_dims
     named = config.getoption("--bench-dtypes", None)
     dtypes = [getattr(torch, name) for name in named] if named else DTYPES[device.type]
     shapes = [(n, dim, dtype, device) for dtype in dtypes for n in sizes for dim in dims]
@@ -81,12 +97,15 @@ def pytest_generate_tests(metafunc):
     metafunc.parametrize("case_shape", shapes, ids=names)
 
 
+@pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(config, items):
+    folder = Path(__file__).parent
+    ours = [item for item in items if folder in item.path.parents]
     if not config.getoption("--benchmark", False):
-        folder = Path(__file__).parent
-        for item in items:
-            if folder in item.path.parents:
-                item.add_marker(pytest.mark.skip(reason="a benchmark: run `pytest benchmarks --benchmark`"))
+        for item in ours:
+            item.add_marker(pytest.mark.skip(reason="a benchmark: run `pytest benchmarks --benchmark`"))
+    with AsBenchmarks(ours):
+        return (yield)
 
 
 @pytest.fixture
@@ -102,11 +121,18 @@ def bench(request):
     def run(case, providers, expected):
         rows = measure(case, providers, expected)
         request.config.stash[ROWS] += rows
+        hand_over(request.config, request.node, rows)
         own = [row for row in rows if row.provider.startswith("rpe_ops")]
         wrong = [f"{row.provider}: {row.reason}" for row in own if row.status == "wrong"]
         assert not wrong, "\n".join(wrong)
 
     return run
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_machine_info(config, machine_info):
+    """Machine, versions and commit as our own files have them."""
+    machine_info["rpe_ops"] = config.stash.get(FACTS, {})
 
 
 def pytest_terminal_summary(terminalreporter, config):

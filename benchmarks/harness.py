@@ -12,7 +12,8 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ class Case:
     """One measured situation: what is computed, on how many points of how many dimensions, where and in what dtype."""
 
     operation: str
-    mode: str  # "forward" or "forward+backward"
+    mode: str  # "forward" or "forward+backward"; of the model package "training" or "inference"
     num_points: int
     dim: int
     dtype: torch.dtype
@@ -88,6 +89,12 @@ class Row:
     p20_ms: float | None = None
     p80_ms: float | None = None
     peak_mib: float | None = None
+    # Of every round. Not in the result files, which hold medians; interchange.py gives them to pytest-benchmark.
+    seconds: tuple[float, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """The columns of the result files."""
+        return {name: value for name, value in asdict(self).items() if name != "seconds"}
 
 
 def measure(case: Case, providers: Sequence[Provider], expected: Result) -> list[Row]:
@@ -101,13 +108,13 @@ def measure(case: Case, providers: Sequence[Provider], expected: Result) -> list
         for _ in range(MAX_ROUNDS):
             for name, seconds in timings.items():
                 if sum(seconds) < BUDGET_SECONDS:
-                    seconds.append(_seconds(runs[name], case.device))
+                    seconds.append(seconds_of(runs[name], case.device))
     finally:
         gc.enable()
     for row in rows:
         seconds = timings.get(row.provider)
         if seconds:
-            row.rounds = len(seconds)
+            row.rounds, row.seconds = len(seconds), tuple(seconds)
             row.median_ms = 1e3 * statistics.median(seconds)
             row.p20_ms, row.p80_ms = (1e3 * _quantile(seconds, share) for share in (0.2, 0.8))
     return rows
@@ -164,7 +171,8 @@ def relative_error(result: Tensor, expected: Tensor) -> float:
     return float(difference / expected.norm().clamp_min(torch.finfo(torch.float64).tiny))
 
 
-def _seconds(run: Callable[[], Result], device: torch.device) -> float:
+def seconds_of(run: Callable[[], object], device: torch.device) -> float:
+    """How long one call takes: on a GPU by its own events, elsewhere by the clock."""
     if device.type != "cuda":
         start = time.perf_counter()
         run()

@@ -15,8 +15,14 @@ NUM_INSTANCES = 20
 # Standard deviation of a row around its instance's direction, as a share of that direction's length: neighbouring
 # instances touch, so that a part of the hinge is active and the kernel is neither flat nor a lookup.
 SPREAD = 0.5
+# `--benchmark` alone is to end within ten minutes on two cores. At N = 16,384 all providers of both operators take some
+# 100 seconds for one D, naive PyTorch and the float64 results most of it; so a CPU gets two dimensions, the usual and
+# the widest, and `--bench-dims` has the others. Tests of more than one step name sizes of their own.
 SIZES = {"cpu": (4_096, 16_384), "cuda": (16_384, 65_536, 262_144)}
-DIMS = {"cpu": (8, 16, 32, 64), "cuda": (8, 16, 32, 64, 128)}
+DIMS = {"cpu": (16, 64), "cuda": (8, 16, 32, 64, 128)}
+# `--bench-scaling`: N doubles until naive PyTorch lacks memory, and goes on without it.
+SCALING_SIZES = tuple(1_024 << doubling for doubling in range(7))
+SCALING_DIMS = (16,)
 DTYPES = {"cpu": (torch.float32,), "cuda": (torch.float16, torch.float32)}
 # Above this, float64 results come from the blocked backend (itself held against `reference` below it).
 MAX_REFERENCE_POINTS = 4_096

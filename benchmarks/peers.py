@@ -1,4 +1,5 @@
-"""Attention with Q = K = V as everyone else has it: PyTorch's SDPA, each of its backends, FlexAttention, flash-attn.
+"""What rpe_ops is measured against: mean shift in naive PyTorch, and attention with Q = K = V as everyone else has it:
+PyTorch's SDPA, each of its backends, FlexAttention, flash-attn, KeOps.
 
 One mean-shift step with eta = 1 is that attention and a row normalisation, so these are the strongest peers. A peer
 that cannot run here is a provider with a reason.
@@ -19,14 +20,25 @@ Attention = Callable[[Tensor, float], Tensor]
 TRIAL_POINTS = 256
 
 
-def attention_step(attend: Attention, kappa: float) -> Callable[[Tensor], Tensor]:
-    """One step of rows `[N, D]` through `attend(x [1, 1, N, D], scale)`."""
+def naive_mean_shift(embedding: Tensor, kappa: float, num_steps: int = 1) -> Tensor:
+    """Blurring steps of rows `[N, D]`, the whole kernel in memory."""
+    x = F.normalize(embedding, dim=1)
+    for _ in range(num_steps):
+        kernel = torch.exp(kappa * (x @ x.T - 1.0))
+        x = F.normalize(kernel @ x / kernel.sum(1, keepdim=True), dim=1)
+    return x
 
-    def step(embedding: Tensor) -> Tensor:
-        x = F.normalize(embedding, dim=1)[None, None]
-        return F.normalize(attend(x, kappa)[0, 0], dim=1)
 
-    return step
+def attention_steps(attend: Attention, kappa: float, num_steps: int = 1) -> Callable[[Tensor], Tensor]:
+    """Blurring steps of rows `[N, D]` through `attend(x [1, 1, N, D], scale)`."""
+
+    def steps(embedding: Tensor) -> Tensor:
+        x = F.normalize(embedding, dim=1)
+        for _ in range(num_steps):
+            x = F.normalize(attend(x[None, None], kappa)[0, 0], dim=1)
+        return x
+
+    return steps
 
 
 def sdpa(x: Tensor, scale: float) -> Tensor:
@@ -56,9 +68,22 @@ def flash_attn(x: Tensor, scale: float) -> Tensor:
     return flash_attn_func(rows, rows, rows, softmax_scale=scale).transpose(1, 2)
 
 
+def keops_attention(queries: Tensor, keys: Tensor, scale: float) -> Tensor:
+    """softmax(scale queries keys^T) keys for rows `[M, D]` and `[N, D]`; KeOps compiles it once for each D."""
+    from pykeops.torch import LazyTensor
+
+    rows, columns = LazyTensor(queries[:, None, :]), LazyTensor(keys[None, :, :])
+    return ((rows * columns).sum(-1) * scale).sumsoftmaxweight(columns, axis=1)
+
+
+def keops(x: Tensor, scale: float) -> Tensor:
+    rows = x[0, 0].contiguous()
+    return keops_attention(rows, rows, scale)[None, None]
+
+
 def attentions(device: torch.device, with_compiled: bool) -> dict[str, Attention]:
-    """The peers by name: on a CPU SDPA alone, which has one implementation there."""
-    peers: dict[str, Attention] = {"PyTorch SDPA": sdpa}
+    """The peers by name; on a CPU SDPA has one implementation."""
+    peers: dict[str, Attention] = {"PyTorch SDPA": sdpa, "KeOps": keops}
     if device.type == "cuda":
         kinds = torch.nn.attention.SDPBackend
         named = {
@@ -84,22 +109,28 @@ def compiled_provider(
 
 
 def attention_providers(
-    case: Case, kappa: float, run: Callable[[Callable[[Tensor], Tensor]], Result], with_compiled: bool
+    case: Case,
+    kappa: float,
+    run: Callable[[Callable[[Tensor], Tensor]], Result],
+    with_compiled: bool,
+    num_steps: int = 1,
 ) -> list[Provider]:
     """Every peer, those that fail on a small problem of the same kind with the reason."""
     providers = []
     for name, attend in attentions(case.device, with_compiled).items():
-        step = attention_step(attend, kappa)
-        absent = _failure(step, case)
-        providers.append(Provider(name, None if absent else functools.partial(run, step), absent=absent))
+        absent = failure(attention_steps(attend, kappa), case)
+        steps = attention_steps(attend, kappa, num_steps)
+        providers.append(Provider(name, None if absent else functools.partial(run, steps), absent=absent))
     return providers
 
 
-def _failure(step: Callable[[Tensor], Tensor], case: Case) -> str | None:
-    """Why `step` cannot run forward and backward in this dtype and width, None if it can."""
-    rows = torch.randn(TRIAL_POINTS, case.dim, device=case.device, dtype=case.dtype, requires_grad=True)
+def failure(compute: Callable[[Tensor], Tensor], case: Case, backward: bool = True) -> str | None:
+    """Why `compute` cannot run, forward and perhaps backward, in this dtype and width; None if it can."""
+    rows = torch.randn(TRIAL_POINTS, case.dim, device=case.device, dtype=case.dtype, requires_grad=backward)
     try:
-        torch.autograd.grad(step(rows).sum(), rows)
+        total = compute(rows).sum()
+        if backward:
+            torch.autograd.grad(total, rows)
     except Exception as error:  # whatever a peer raises is its reason
         lines = [line for line in str(error).splitlines() if line.strip()]
         return f"{type(error).__name__}: {lines[0][:150] if lines else ''}"

@@ -1,10 +1,10 @@
-"""Fills the README's speed tables from the result files, so that no figure stands there that was not measured.
+"""Fills the README's speed tables and plots from the result files, so that no figure stands there that nobody measured.
 
     python benchmarks/render.py            rewrite README.md between its markers
     python benchmarks/render.py --check    exit 1 where README.md differs from the files (CI)
 
-One table per file of benchmarks/results, newest first; a file with no row that ran gives no table. Needs only the
-standard library.
+One table per file of benchmarks/results, newest first, and below it the pictures that benchmarks/plot.py drew from that
+file; a file with no row that ran gives no table. Needs only the standard library.
 """
 
 from __future__ import annotations
@@ -58,13 +58,18 @@ def table(result: dict) -> str:
     return "\n".join(lines)
 
 
-def section() -> str:
-    results = [
-        json.loads(path.read_text(encoding="utf-8")) for path in sorted((FOLDER / "results").glob("*.json"))
-    ]
-    measured = [result for result in results if any(row["status"] == "ok" for row in result.get("rows", ()))]
-    measured.sort(key=lambda result: result["environment"]["date"], reverse=True)
-    return "\n\n".join(table(result) for result in measured) or NOTHING
+def pictures(name: str, results: Path) -> list[str]:
+    """A line for each plot of the result file `name`, without extension; `results` is the folder of both."""
+    plots = sorted((results / "plots").glob(f"{name}_*.png"))
+    return [f"![{plot.stem}](benchmarks/results/plots/{plot.name})" for plot in plots]
+
+
+def section(results: Path = FOLDER / "results") -> str:
+    files = {path: json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))}
+    measured = [path for path in files if any(row["status"] == "ok" for row in files[path].get("rows", ()))]
+    measured.sort(key=lambda path: files[path]["environment"]["date"], reverse=True)
+    parts = [part for path in measured for part in (table(files[path]), *pictures(path.stem, results))]
+    return "\n\n".join(parts) or NOTHING
 
 
 def main() -> int:

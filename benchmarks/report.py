@@ -7,20 +7,24 @@ import datetime
 import json
 import os
 import platform
+import statistics
 import subprocess
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from harness import Row
+from harness import Row, seconds_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# Rows and columns of the matrices whose product measures the machine, and how often it is computed.
+PRODUCT_SIZE = 2048
+PRODUCT_ROUNDS = 5
 
 
-def environment(device: torch.device) -> dict[str, object]:
-    """Machine and versions; `load` is the one-minute load average before the run: above 0 the machine was shared."""
+def environment(device: torch.device, product_size: int = PRODUCT_SIZE) -> dict[str, object]:
+    """Machine and versions; `load` is the one-minute load average before the run: above 0 the machine was shared;
+    `sgemm_gflops` is measured here, on the device and the threads that the run will use."""
     facts: dict[str, object] = {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
         "commit": commit(),
@@ -30,6 +34,7 @@ def environment(device: torch.device) -> dict[str, object]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "triton": _triton_version(),
+        "sgemm_gflops": sgemm_gflops(device, product_size),
     }
     if device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)
@@ -38,10 +43,21 @@ def environment(device: torch.device) -> dict[str, object]:
     return facts
 
 
+def sgemm_gflops(device: torch.device, size: int = PRODUCT_SIZE) -> float:
+    """Billions of operations per second of a float32 product of two square matrices, median of a few: what the
+    machine's own library reaches, and so the rate of a floor. Three figures are what it is worth."""
+    left, right = (torch.randn(size, size, device=device) for _ in range(2))
+    torch.mm(left, right)
+    seconds = statistics.median(
+        seconds_of(lambda: torch.mm(left, right), device) for _ in range(PRODUCT_ROUNDS)
+    )
+    return float(f"{2e-9 * size**3 / seconds:.3g}")
+
+
 def write(folder: Path, name: str, facts: dict[str, object], rows: Sequence[Row]) -> Path:
     """`<name>.json` holds the environment once and the rows; `<name>.csv` repeats the environment in every row."""
     folder.mkdir(parents=True, exist_ok=True)
-    records = [asdict(row) for row in rows]
+    records = [row.record() for row in rows]
     path = folder / f"{name}.json"
     path.write_text(json.dumps({"environment": facts, "rows": records}, indent=1) + "\n", encoding="utf-8")
     with path.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:

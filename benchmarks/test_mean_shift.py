@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from peers import attention_providers, compiled_provider
+from peers import attention_providers, compiled_provider, naive_mean_shift
 from torch import Tensor
-from torch.nn import functional as F
 
 import rpe_ops
 from harness import Case, Provider, Result
@@ -17,12 +16,6 @@ from inputs import (
     with_gradient,
     without_gradient,
 )
-
-
-def naive(embedding: Tensor, kappa: float) -> Tensor:
-    x = F.normalize(embedding, dim=1)
-    kernel = torch.exp(kappa * (x @ x.T - 1.0))
-    return F.normalize(kernel @ x / kernel.sum(1, keepdim=True), dim=1)
 
 
 @pytest.mark.parametrize("mode", ["forward", "forward+backward"])
@@ -38,7 +31,7 @@ def test_mean_shift(mode, case_shape, kappa, bench, with_compiled):
         return with_gradient(compute, points, upstream.to(points.dtype))
 
     def plain(points: Tensor) -> Tensor:
-        return naive(points, kappa)
+        return naive_mean_shift(points, kappa)
 
     def step(backend: str):
         return lambda points: rpe_ops.mean_shift(points, kappa=kappa, backend=backend)

@@ -15,6 +15,8 @@
 #include <cstdint>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
+#include <stdexcept>
+#include <string>
 
 #define RPE_DEVICE static __device__ __forceinline__
 #define RPE_DEVICE_MEMBER __device__ __forceinline__
