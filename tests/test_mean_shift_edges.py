@@ -114,6 +114,27 @@ def test_finite_for_every_kappa(backend, kind, dtype, kappa):
         assert_unit(moved)
 
 
+@pytest.mark.parametrize("kappa, spread", [(1e3, 0.1), (1e4, 3e-3)])
+@pytest.mark.parametrize("masses", [False, True])
+def test_rounded_lengths_of_unit_rows_decide_nothing(backend, kappa, spread, masses):
+    """A row's length as a float16 number errs by 2e-4, which such a kappa would make a factor between neighbours."""
+    if backend not in numerics.HALF_PRODUCTS:
+        pytest.skip(f"backend {backend}: takes float16 rows as they are")
+    centres = F.normalize(problems.directions(4, 3).float())[torch.arange(60) % 4]
+    rows = F.normalize(centres + spread * problems.directions(60, 3, seed=1).float()).half()
+    tensors = {"embedding": rows} | ({"weight": torch.ones(60).half()} if masses else {})
+    wide = {name: tensor.double() for name, tensor in tensors.items()} | {
+        "embedding": F.normalize(rows.double())
+    }
+    upstream = F.normalize(problems.directions(60, 3, seed=2))
+    options = {"kappa": kappa, "eta": 0.9, "normalize": False}
+    exact, exact_grads = run(rpe_ops.mean_shift, wide, upstream.double(), backend="reference", **options)
+    moved, grads = run(rpe_ops.mean_shift, tensors, upstream, backend=backend, **options)
+    numerics.assert_values(moved, exact)
+    # as a whole: slopes are as steep as kappa, and what is left of small ones is rounding
+    numerics.assert_values(grads["embedding"], exact_grads["embedding"])
+
+
 @pytest.mark.parametrize("dtype, kappa", [(torch.float32, 1e38), (torch.float64, 1e300)])
 def test_at_infinite_kappa_the_nearest_point_wins(backend, dtype, kappa):
     tensors = {name: value.to(dtype) for name, value in inputs(20, 5, num_seeds=9).items()}
