@@ -119,7 +119,7 @@ def test_finite_for_every_kappa(backend, kind, dtype, kappa):
 def test_rounded_lengths_of_unit_rows_decide_nothing(backend, kappa, spread, masses):
     """A row's length as a float16 number errs by 2e-4, which such a kappa would make a factor between neighbours."""
     if backend not in numerics.HALF_PRODUCTS:
-        pytest.skip(f"backend {backend}: takes float16 rows as they are")
+        pytest.skip("takes float16 rows as they are")
     centres = F.normalize(problems.directions(4, 3).float())[torch.arange(60) % 4]
     rows = F.normalize(centres + spread * problems.directions(60, 3, seed=1).float()).half()
     tensors = {"embedding": rows} | ({"weight": torch.ones(60).half()} if masses else {})

@@ -66,11 +66,11 @@ def obstacle() -> str | None:
 
 def make_recipe(csrc: Path | None = None) -> build.Recipe:
     """The recipe for this Python, this torch, this toolkit and the architectures asked for. Raises BuildError."""
-    build.require(build.obstacle())
     try:
         planned = plan()
     except build.Obstacle as reason:
         raise build.BuildError(f"rpe_ops: {reason}") from None
+    build.require(build.obstacle())
     import torch
 
     csrc = csrc or build.find_csrc()
