@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from rpe_ops import settings
 from rpe_ops.backends import cuda as backend
 from rpe_ops.extensions import build, cache, cpu, cuda, toolkit
 from rpe_ops.extensions.loader import Loader
@@ -441,10 +440,3 @@ def test_a_tiny_extension_compiles_links_and_loads(for_one_architecture, tmp_pat
     answer = build_info(cache.library_for(recipe, tmp_path))
     for words in (recipe.digest, torch.__version__, "'architectures': '8.0'", "arch=compute_80,code=sm_80"):
         assert words in answer
-
-
-@pytest.mark.slow
-def test_the_real_extension_compiles_links_and_loads(for_one_architecture):
-    recipe = cuda.make_recipe()
-    answer = build_info(cache.library_for(recipe, settings.cache_root()))
-    assert recipe.digest in answer and "'architectures': '8.0'" in answer
