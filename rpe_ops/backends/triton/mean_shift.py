@@ -32,8 +32,6 @@ from rpe_ops.backends.triton.shapes import (
 
 # float32 sums of up to 256 products err by less than this factor.
 _ROUNDING = 1.0 + 2.0**-20
-# What rounding to float16 or bfloat16 may do to the squared length of a unit row.
-_HALF_ROUNDING = 2.0**-6
 # Rows h are scaled to lengths up to this. A slope is at most four times as long, and float16 ends at 65,504.
 _LONGEST_SLOPE = 2.0**12
 
@@ -61,17 +59,15 @@ def forward(
     tiles = row_tiles(point_offsets, num_points, shape.rows)
     splits = num_splits(tiles.count, partners, source_offsets, shape)
     fixed_shift = sources is None and log_weight is None
-    squared, excess = _lengths(partners, y)
-    largest_cosine = _largest_cosine(squared, excess, point_offsets)[0] if fixed_shift else None
-    bias = None if fixed_shift else _bias(log_weight, excess, kappa)
+    largest_cosine = _largest_cosine(x, point_offsets) if fixed_shift else None
     partial_sum = points.new_empty(splits, num_points, dim)
     partial_rows = _buffers(3, points, splits, num_points)  # nearest, level, density
     launch(
         mean_shift_forward_kernel,
         (tiles.count, splits),
         shape,
-        *(*x, *y, largest_cosine, excess if fixed_shift else None, bias, kappa, tiles.image, tiles.row),
-        *(point_offsets, source_offsets, partial_sum, *partial_rows, num_points, splits),
+        *(*x, *y, largest_cosine, log_weight, kappa, tiles.image, tiles.row, point_offsets, source_offsets),
+        *(partial_sum, *partial_rows, num_points, splits),
         **pair_constants(dim, shape, half),
         FIXED_SHIFT=fixed_shift,
     )
@@ -86,8 +82,6 @@ def forward(
         BLOCK_M=finish.rows,
         BLOCK_D=block_dim(dim),
     )
-    if fixed_shift:
-        log_density = log_density - kappa * excess
     return moved, mean, log_density
 
 
@@ -146,8 +140,9 @@ def _blurring(
     """kappa R + C of (5) and (6), `[N, D]`, and the gradient of kappa: sum_i x_i.R_i, since each sum_j S_ij is 0."""
     num_points, dim = points.shape
     x = operands(points, half)
-    squared_length, excess = _lengths(points, x)
-    row_largest, largest, image = _largest_cosine(squared_length, excess, offsets, own=False)
+    squared_length = x.rounded().square().sum(1)
+    largest, image = image_maximum(squared_length, offsets)
+    largest = largest * _ROUNDING
     # P_ij = K_ij f_i, where K_ij is relative to `largest`. A zero row has P_ij = 1/N, but too small a K to divide by.
     zero_row = squared_length == 0
     outside = zero_row | (log_density == -torch.inf)
@@ -166,8 +161,7 @@ def _blurring(
             *x,
             *u,
             v,
-            row_largest,
-            excess,
+            largest,
             kappa,
             tiles.image,
             tiles.row,
@@ -228,7 +222,7 @@ def _rows_and_columns(
     constants = pair_constants(dim, shape, half)
     tiles = row_tiles(point_offsets, num_points, shape.rows)
     splits = num_splits(tiles.count, partners, source_offsets, shape)
-    inputs = (*x, *y, _bias(log_weight, _lengths(partners, y)[1], kappa), *slopes)
+    inputs = (*x, *y, log_weight, *slopes)
     row_sum = h.new_empty(splits, num_points, dim)
     slope_sum, nearest, level, density = _buffers(4, h, splits, num_points)
     launch(
@@ -312,35 +306,11 @@ def _scaled_slopes(
     return rows, (rows.rounded() * mean).sum(1), scale
 
 
-def _lengths(rows: Tensor, operand: Operands) -> tuple[Tensor, Tensor]:
-    """Squared lengths `[N]` of the rows that the operands stand for, and half of what rounding added to them.
-
-    exp(kappa x_i.y_j) of rounded rows is off by the rounding of their lengths too, which kappa magnifies. Cosines are
-    therefore x_i.y_j - excess_i - excess_j, in which lengths are the rows' own. A unit row that came rounded to a half
-    type is a unit row.
-    """
-    squared, exact = operand.rounded().square().sum(1), rows.square().sum(1)
-    exact = torch.where((exact - 1.0).abs() < _HALF_ROUNDING, 1.0, exact)
-    return squared, (squared - exact) / 2.0
-
-
-def _bias(log_weight: Tensor | None, excess: Tensor, kappa: Tensor) -> Tensor:
-    """What sources add to their exponents `[T]`: log masses, and the excess of their lengths."""
-    correction = -(kappa * excess).clamp(-LARGEST_FLOAT.value, LARGEST_FLOAT.value)
-    return correction if log_weight is None else log_weight + correction
-
-
-def _largest_cosine(
-    squared: Tensor, excess: Tensor, offsets: Tensor, own: bool = True
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A bound of x_i.x_j - excess_j for each row i `[N]`, the same bound without excess_i for each image `[B]`, and the
-    image of each row. `own`: of the rows' own lengths and the longest, which row i's own cosine nearly reaches; else of
-    the longest alone."""
-    exact = squared - 2.0 * excess
-    longest, image = image_maximum(exact, offsets)
-    longest = longest * _ROUNDING
-    bound = (exact + longest[image]) / 2.0 if own else longest[image]
-    return bound + excess, longest, image
+def _largest_cosine(x: Operands, offsets: Tensor) -> Tensor:
+    """|x_i| max_j |x_j| `[N]`, which no cosine of row i exceeds, whatever rounding did to lengths and sums."""
+    length = x.rounded().norm(dim=1)
+    longest, image = image_maximum(length, offsets)
+    return length * longest[image] * _ROUNDING
 
 
 def _log2_concentration(kappa: Tensor) -> Tensor:

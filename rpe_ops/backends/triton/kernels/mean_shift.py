@@ -32,7 +32,6 @@ def forward_tile(
     x_low,
     sources,
     sources_low,
-    excess,
     log_weight,
     kappa,
     start,
@@ -56,7 +55,6 @@ def forward_tile(
     zero = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     cosine = rows_times_rows(x, x_low, y, y_low, zero, SPLIT)  # [BLOCK_M, BLOCK_N]
     if FIXED_SHIFT:
-        cosine -= load_values(excess, columns, last, 0.0, MASKED)[None, :]
         weight = kernel_values(cosine, nearest[:, None], kappa, SPLIT)
         if MASKED:
             weight = tl.where((columns < last)[None, :], weight, 0.0)
@@ -87,7 +85,6 @@ def mean_shift_forward_kernel(
     sources,
     sources_low,
     largest_cosine,
-    excess,
     log_weight,
     kappa_pointer,
     tile_image,
@@ -115,9 +112,8 @@ def mean_shift_forward_kernel(
     Types     loads float16 (SPLIT: in two parts), accumulates and stores float32.
     Bits      one writer per row and split, columns in order: deterministic.
 
-    FIXED_SHIFT (blurring without masses): nearest_i = `largest_cosine`, a bound of x_i.y_j - excess_j that its own
-    cosine nearly reaches, and level_i = 0 need no running maximum. Otherwise the largest exponent so far is kept; sums
-    are rescaled when it grows.
+    FIXED_SHIFT (blurring without masses): nearest_i = `largest_cosine`, a bound that its own cosine nearly reaches, and
+    level_i = 0 need no running maximum. Otherwise the largest exponent so far is kept; sums are rescaled when it grows.
     """
     tile = tl.program_id(0)
     split = tl.program_id(1)
@@ -153,7 +149,6 @@ def mean_shift_forward_kernel(
                 x_low,
                 sources,
                 sources_low,
-                excess,
                 log_weight,
                 kappa,
                 start,
@@ -176,7 +171,6 @@ def mean_shift_forward_kernel(
             x_low,
             sources,
             sources_low,
-            excess,
             log_weight,
             kappa,
             start,

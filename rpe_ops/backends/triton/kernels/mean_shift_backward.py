@@ -33,7 +33,6 @@ def blurring_tile(
     u_i_low,
     v_i,
     largest,
-    excess,
     points,
     points_low,
     slope_rows,
@@ -60,8 +59,7 @@ def blurring_tile(
     v_j = load_values(slope_shift, columns, last, 0.0, MASKED)
     cosine = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     cosine = rows_times_rows(x_i, x_i_low, x_j, x_j_low, cosine, SPLIT)  # [BLOCK_M, BLOCK_N]
-    cosine -= load_values(excess, columns, last, 0.0, MASKED)[None, :]
-    kernel = kernel_values(cosine, largest[:, None], kappa, SPLIT)
+    kernel = kernel_values(cosine, largest, kappa, SPLIT)
     if MASKED:
         kernel = tl.where((columns < last)[None, :], kernel, 0.0)
     shift = v_i[:, None] + v_j[None, :]
@@ -85,7 +83,6 @@ def blurring_backward_kernel(
     slope_rows_low,
     slope_shift,
     largest_cosine,
-    excess,
     kappa_pointer,
     tile_image,
     tile_row,
@@ -102,9 +99,8 @@ def blurring_backward_kernel(
 ):
     """(5) and (6) together, for points that are their own sources and have no masses.
 
-    With K_ij = exp(kappa (x_i.x_j - excess_j - largest_i)), P_ij = K_ij f_i, u_i = f_i h_i (`slope_rows`),
-    v_i = f_i e_i (`slope_shift`), and `largest_cosine` the image's largest squared length plus excess_i, so that K is
-    symmetric:
+    With K_ij = exp(kappa (x_i.x_j - largest)), P_ij = K_ij f_i, u_i = f_i h_i (`slope_rows`), v_i = f_i e_i
+    (`slope_shift`), and `largest` the image's largest squared length:
     Computes  sum_j T_ij x_j  and  sum_j K_ij u_j  with  T_ij = S_ij + S_ji = K_ij (u_i.x_j + x_i.u_j - v_i - v_j), both
               times 2^SCALE_EXPONENT.
     Owns      BLOCK_M rows of one image; program (row tile, split). One exponential per pair serves both directions.
@@ -125,7 +121,7 @@ def blurring_backward_kernel(
     u_i = load_rows(slope_rows, rows, row_end, D, BLOCK_D)
     u_i_low = load_rows(slope_rows_low, rows, row_end, D, BLOCK_D)
     v_i = tl.load(slope_shift + rows, mask=rows < row_end, other=0.0)
-    largest = tl.load(largest_cosine + rows, mask=rows < row_end, other=0.0)
+    largest = tl.load(largest_cosine + image)
     kappa = log2_concentration(kappa_pointer)
     sum_points = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     sum_slopes = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
@@ -140,7 +136,6 @@ def blurring_backward_kernel(
                 u_i_low,
                 v_i,
                 largest,
-                excess,
                 points,
                 points_low,
                 slope_rows,
@@ -166,7 +161,6 @@ def blurring_backward_kernel(
             u_i_low,
             v_i,
             largest,
-            excess,
             points,
             points_low,
             slope_rows,
