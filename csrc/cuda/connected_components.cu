@@ -37,12 +37,9 @@ foreign_root_kernel(RootWork p) {
   const int count = work.column_end - work.column_begin, none = int(p.round.num_points);
   RowOperand<T> x;
   int32_t own[T::kRowTiles][2], smallest[T::kRowTiles][2];
+  load_numbers<T>(own, p.round.root, first_row, work.row_end, 0);
 #pragma unroll
-  for (int k = 0; k < 2 * T::kRowTiles; ++k) {
-    const int row = first_row + k / 2 * 16 + lane_index() / 4 + k % 2 * 8;
-    own[k / 2][k % 2] = row < work.row_end ? p.round.root[row] : 0;
-    smallest[k / 2][k % 2] = none;
-  }
+  for (int k = 0; k < 2 * T::kRowTiles; ++k) smallest[k / 2][k % 2] = none;
   const auto copy = [&](int number) {
     const int first = work.column_begin + number * T::kBlockN;
     copy_partners<T>(number, 0, p.points, first, work.column_end);
@@ -101,8 +98,7 @@ size_t run_foreign_root(const ForeignRoot& round, void* workspace, Stream stream
   int32_t* tiles_before = space.take<int32_t>(round.num_images + 1);
   if (workspace == nullptr) return space.bytes();
   const RootWork p{round, points.operand(), tiles_before};
-  launch(count_tiles_kernel, {}, kWarpSize, 0, stream,
-         CountTiles{tiles_before, round.offsets, round.num_images, T::kBlockM});
+  count_tiles(tiles_before, round.offsets, round.num_images, T::kBlockM, stream);
   points.prepare(round.points, round.num_points, round.dim, stream);
   launch(no_neighbour_kernel, {unsigned((round.num_points + kRowThreads - 1) / kRowThreads), 1, 1}, kRowThreads, 0,
          stream, p);
@@ -113,11 +109,9 @@ size_t run_foreign_root(const ForeignRoot& round, void* workspace, Stream stream
 }  // namespace
 
 size_t foreign_root(const ForeignRoot& round, void* workspace, void* stream) {
-  size_t bytes = 0;
-  with_widths(round.dim, false, [&](auto width, auto) {
-    bytes = run_foreign_root<decltype(width)::value>(round, workspace, Stream(stream));
+  return with_widths(round.dim, false, [&](auto width, auto) {
+    return run_foreign_root<decltype(width)::value>(round, workspace, Stream(stream));
   });
-  return bytes;
 }
 
 void connected_components_resources(std::vector<KernelResources>& all) {

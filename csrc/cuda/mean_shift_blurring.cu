@@ -214,8 +214,7 @@ size_t run_blurring(const MeanShift& step, void* workspace, Stream stream) {
   if (workspace == nullptr) return space.bytes();
 
   const Grid rows = RowLanes<kDim>::grid(step.num_points);
-  launch(count_tiles_kernel, {}, kWarpSize, 0, stream,
-         CountTiles{tiles_before, step.point_offsets, step.num_images, T::kBlockM});
+  count_tiles(tiles_before, step.point_offsets, step.num_images, T::kBlockM, stream);
   points.prepare(step.points, step.num_points, step.dim, stream, &lengths, step.point_offsets, step.num_images);
   slopes.run(stream);
   launch(blurring_backward_kernel<T>, {tiles, unsigned(p.splits), T::kSlices}, T::kThreads, T::kSharedBytes, stream, p);
@@ -229,11 +228,9 @@ size_t run_blurring(const MeanShift& step, void* workspace, Stream stream) {
 }  // namespace
 
 size_t blurring_backward(const MeanShift& step, void* workspace, void* stream) {
-  size_t bytes = 0;
-  with_widths(step.dim, step.half, [&](auto width, auto split) {
-    bytes = run_blurring<decltype(width)::value, decltype(split)::value != 0>(step, workspace, Stream(stream));
+  return with_widths(step.dim, step.half, [&](auto width, auto split) {
+    return run_blurring<decltype(width)::value, decltype(split)::value != 0>(step, workspace, Stream(stream));
   });
-  return bytes;
 }
 
 void blurring_backward_resources(std::vector<KernelResources>& all) {

@@ -114,11 +114,7 @@ mean_shift_forward_kernel(ForwardWork p) {
         reference.values(weight, cosine, bias, kappa, [&](int m, int half, float factor) {
           density[m][2 * half] *= factor;
           density[m][2 * half + 1] *= factor;
-#pragma unroll
-          for (int n = 0; n < T::kSlice / 8; ++n) {
-            total[m][n][2 * half] *= factor;
-            total[m][n][2 * half + 1] *= factor;
-          }
+          scale_row(total[m], half, factor);
         });
 #pragma unroll
         for (int m = 0; m < T::kRowTiles; ++m)
@@ -200,8 +196,7 @@ size_t run_forward(const MeanShift& step, void* workspace, Stream stream) {
   p.partial_density = space.take<float>(p.splits * step.num_points);
   if (workspace == nullptr) return space.bytes();
 
-  launch(count_tiles_kernel, {}, kWarpSize, 0, stream,
-         CountTiles{tiles_before, step.point_offsets, step.num_images, T::kBlockM});
+  count_tiles(tiles_before, step.point_offsets, step.num_images, T::kBlockM, stream);
   prepare_both(step, points, sources, lengths, stream);
   launch(fixed ? mean_shift_forward_kernel<T, true> : mean_shift_forward_kernel<T, false>,
          {tiles, unsigned(p.splits), T::kSlices}, T::kThreads, T::kSharedBytes, stream, p);
@@ -212,11 +207,9 @@ size_t run_forward(const MeanShift& step, void* workspace, Stream stream) {
 }  // namespace
 
 size_t mean_shift_forward(const MeanShift& step, void* workspace, void* stream) {
-  size_t bytes = 0;
-  with_widths(step.dim, step.half, [&](auto width, auto split) {
-    bytes = run_forward<decltype(width)::value, decltype(split)::value != 0>(step, workspace, Stream(stream));
+  return with_widths(step.dim, step.half, [&](auto width, auto split) {
+    return run_forward<decltype(width)::value, decltype(split)::value != 0>(step, workspace, Stream(stream));
   });
-  return bytes;
 }
 
 void mean_shift_forward_resources(std::vector<KernelResources>& all) {

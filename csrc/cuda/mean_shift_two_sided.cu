@@ -79,11 +79,7 @@ row_side_kernel(TwoSidedWork p) {
       reference.values(probability, cosine, bias, kappa, [&](int m, int half, float factor) {
         density[m][half] *= factor;
         slope_sum[m][half] *= factor;
-#pragma unroll
-        for (int n = 0; n < T::kSlice / 8; ++n) {
-          row_sum[m][n][2 * half] *= factor;
-          row_sum[m][n][2 * half + 1] *= factor;
-        }
+        scale_row(row_sum[m], half, factor);
       });
 #pragma unroll
       for (int m = 0; m < T::kRowTiles; ++m) {
@@ -345,11 +341,8 @@ size_t run_two_sided(const MeanShift& step, void* workspace, Stream stream) {
   p.column_mass = space.take<float>(p.column_splits * step.num_sources);
   if (workspace == nullptr) return space.bytes();
 
-  const auto count_tiles = [&](int32_t* before, const int64_t* offsets, int height) {
-    launch(count_tiles_kernel, {}, kWarpSize, 0, stream, CountTiles{before, offsets, step.num_images, height});
-  };
-  count_tiles(point_tiles, step.point_offsets, Rows::kBlockM);
-  count_tiles(source_tiles, step.source_offsets, Columns::kBlockM);
+  count_tiles(point_tiles, step.point_offsets, step.num_images, Rows::kBlockM, stream);
+  count_tiles(source_tiles, step.source_offsets, step.num_images, Columns::kBlockM, stream);
   prepare_both(step, points, sources, lengths, stream);
   slopes.run(stream);
   launch(row_side_kernel<Rows>, {row_tiles, unsigned(p.row_splits), Rows::kSlices}, Rows::kThreads, Rows::kSharedBytes,
@@ -365,11 +358,9 @@ size_t run_two_sided(const MeanShift& step, void* workspace, Stream stream) {
 }  // namespace
 
 size_t two_sided_backward(const MeanShift& step, void* workspace, void* stream) {
-  size_t bytes = 0;
-  with_widths(step.dim, step.half, [&](auto width, auto split) {
-    bytes = run_two_sided<decltype(width)::value, decltype(split)::value != 0>(step, workspace, Stream(stream));
+  return with_widths(step.dim, step.half, [&](auto width, auto split) {
+    return run_two_sided<decltype(width)::value, decltype(split)::value != 0>(step, workspace, Stream(stream));
   });
-  return bytes;
 }
 
 size_t mean_shift_backward(const MeanShift& step, void* workspace, void* stream) {

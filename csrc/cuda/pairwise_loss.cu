@@ -120,11 +120,7 @@ hinge_kernel(LossWork p) {
   RowSums<T> grad = {};
   RowNumbers<T> hinge = {}, all_hinge = {};
   int32_t own[T::kRowTiles][2];
-#pragma unroll
-  for (int k = 0; k < 2 * T::kRowTiles; ++k) {
-    const int row = first_row + k / 2 * 16 + lane_index() / 4 + k % 2 * 8;
-    own[k / 2][k % 2] = row < work.row_end ? p.instance[row] : -1;
-  }
+  load_numbers<T, int32_t>(own, p.instance, first_row, work.row_end, -1);
   const int64_t slot = work.split * p.loss.num_points;
   bool first_move = true;
   RowNumbers<T> one;
@@ -336,10 +332,8 @@ size_t run_loss(const PairwiseLoss& loss, void* workspace, Stream stream) {
 
   const Grid rows = RowLanes<kDim>::grid(count);
   fill_zero(p.largest_weight, loss.num_images * sizeof(uint32_t), stream);
-  launch(count_tiles_kernel, {}, kWarpSize, 0, stream,
-         CountTiles{p.tiles_before, loss.offsets, loss.num_images, T::kBlockM});
-  launch(count_tiles_kernel, {}, kWarpSize, 0, stream,
-         CountTiles{p.edges_before, loss.offsets, loss.num_images, kRowThreads});
+  count_tiles(p.tiles_before, loss.offsets, loss.num_images, T::kBlockM, stream);
+  count_tiles(p.edges_before, loss.offsets, loss.num_images, kRowThreads, stream);
   launch(instance_rows_kernel, RowLanes<8>::grid(count), kRowThreads, 0, stream, p);
   points.prepare(loss.points, count, loss.dim, stream);
   launch(weighted_rows_kernel<kDim>, rows, kRowThreads, 0, stream, p);
@@ -356,11 +350,9 @@ size_t run_loss(const PairwiseLoss& loss, void* workspace, Stream stream) {
 }  // namespace
 
 size_t pairwise_loss(const PairwiseLoss& loss, void* workspace, void* stream) {
-  size_t bytes = 0;
-  with_widths(loss.dim, loss.half, [&](auto width, auto split) {
-    bytes = run_loss<decltype(width)::value, decltype(split)::value != 0>(loss, workspace, Stream(stream));
+  return with_widths(loss.dim, loss.half, [&](auto width, auto split) {
+    return run_loss<decltype(width)::value, decltype(split)::value != 0>(loss, workspace, Stream(stream));
   });
-  return bytes;
 }
 
 void pairwise_loss_resources(std::vector<KernelResources>& all) {

@@ -145,6 +145,10 @@ RPE_KERNEL(kWarpSize, 1) count_tiles_kernel(CountTiles p) {
   if (lane == 0) p.before[0] = 0;
 }
 
+inline void count_tiles(int32_t* before, const int64_t* offsets, int num_images, int height, Stream stream) {
+  launch(count_tiles_kernel, {}, kWarpSize, 0, stream, CountTiles{before, offsets, num_images, height});
+}
+
 // What rounding to operands did to the lengths of an image's rows: largest squared lengths of the rows that the operands
 // stand for and of the rows themselves, and the largest difference between the two. Bits of floats.
 struct ImageLengths {
@@ -291,8 +295,8 @@ struct Int {
   static constexpr int value = kValue;
 };
 template <class Body>
-void with_widths(int64_t dim, bool half, const Body& body) {
-  const auto with = [&](auto width) { half ? body(width, Int<0>{}) : body(width, Int<1>{}); };
+auto with_widths(int64_t dim, bool half, const Body& body) {
+  const auto with = [&](auto width) { return half ? body(width, Int<0>{}) : body(width, Int<1>{}); };
   switch (padded_width(dim)) {
     case 8:
       return with(Int<8>{});

@@ -191,6 +191,16 @@ RPE_DEVICE void rows_times_rows(Chunk (&sum)[T::kRowTiles], const RowOperand<T>&
 template <class T>
 using RowSums = float[T::kRowTiles][T::kSlice / 8][4];
 
+// Multiplies what a lane holds of row l / 4 + 8 half.
+template <int kColumns>
+RPE_DEVICE void scale_row(float (&sum)[kColumns][4], int half, float factor) {
+#pragma unroll
+  for (int n = 0; n < kColumns; ++n) {
+    sum[n][2 * half] *= factor;
+    sum[n][2 * half + 1] *= factor;
+  }
+}
+
 // A chunk of weights as the first factor of a product: rounded, and what rounding left.
 struct WeightFragments {
   uint32_t high[4], low[4];
@@ -358,8 +368,8 @@ RPE_DEVICE void store_numbers(float* numbers, const RowNumbers<T>& value, int fi
   }
 }
 // Reads the row's number in every lane, `other` from `end` on.
-template <class T>
-RPE_DEVICE void load_numbers(RowNumbers<T>& value, const float* numbers, int first_row, int end, float other) {
+template <class T, class V>
+RPE_DEVICE void load_numbers(V (&value)[T::kRowTiles][2], const V* numbers, int first_row, int end, V other) {
   const int lane = lane_index();
 #pragma unroll
   for (int m = 0; m < T::kRowTiles; ++m) {

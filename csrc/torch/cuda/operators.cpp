@@ -3,6 +3,7 @@
 #include "../../cuda/connected_components.h"
 #include "../../cuda/mean_shift.h"
 #include "../../cuda/pairwise_loss.h"
+#include "../../cuda/traits.cuh"
 #include "check.h"
 #include "device.h"
 
@@ -14,8 +15,6 @@
 namespace rpe {
 namespace cuda {
 namespace {
-
-constexpr int64_t kLargestDim = 256;
 
 using OptionalTensor = std::optional<at::Tensor>;
 
