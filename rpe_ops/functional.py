@@ -207,7 +207,7 @@ def mean_shift(
     """
     function = "mean_shift"
     validate.embedding_rows(function, embedding, offsets)
-    validate.seeds(function, seeds, embedding, seed_offsets)
+    validate.optional_seeds(function, seeds, embedding, seed_offsets)
     validate.concentration(function, kappa, bandwidth, compute_dtype(embedding.dtype))
     validate.scalar(function, "eta", eta, lowest=0.0, dtype=compute_dtype(embedding.dtype))
     num_steps = validate.step_count(function, num_steps)

@@ -27,6 +27,12 @@ def unit_rows(rows: Tensor) -> Tensor:
     return torch.where(largest == 0, torch.zeros_like(unit), unit)
 
 
+def cosine_rounding(rows: Tensor) -> float:
+    """How far from 1 rounding may put the product of two equal rows `[..., D]` of `unit_rows`, in whatever order it is
+    summed: D + 2 roundings for the length, D + 2 for the product, half an eps each."""
+    return (rows.shape[-1] + 2) * torch.finfo(rows.dtype).eps
+
+
 def kernel_rows(cosine: Tensor, kappa: Tensor, log_weight: Tensor | None) -> tuple[Tensor, Tensor]:
     """P `[M, N]` and L `[M]` of (1) from cosines `[M, N]`, which are overwritten. Rows without mass are all 0.
 
