@@ -301,7 +301,8 @@ def scalar(
         number = float(value.detach())
     else:
         number = _number(function, name, value, f"a float or a 0-d tensor {bound}")
-    if not math.isfinite(number) or number < lowest or (exclusive and number == lowest):
+    # compared, not asked math.isfinite, which torch.compile cannot trace for floats whose values change
+    if not lowest <= number < math.inf or (exclusive and number == lowest):
         raise ValueError(
             f"{function}: {name} must be finite and {bound}, got {number:g}; choose a value in that range"
         )
@@ -326,7 +327,9 @@ def can_read(tensor: Tensor) -> bool:
 
 
 def _number(function: str, name: str, value: Any, expected: str) -> float:
-    if isinstance(value, (bool, str, Tensor)) or not hasattr(value, "__float__"):
+    # by type first: torch.compile traces numbers whose values change as symbols, which have no attributes to ask for
+    is_number = isinstance(value, (int, float)) or hasattr(value, "__float__")
+    if not is_number or isinstance(value, (bool, str, Tensor)):
         raise TypeError(f"{function}: {name} must be {expected}, got {describe(value)}; give a Python number")
     return float(value)
 

@@ -214,6 +214,10 @@ class MeanShiftStep(torch.autograd.Function):
         )
 
 
+# for the op alone, as torch.export leaves it in a program that is trained later
+mean_shift_forward.register_autograd(MeanShiftStep.backward, setup_context=MeanShiftStep.setup_context)
+
+
 class DualMeanShiftStep(MeanShiftStep):
     """The same with forward mode."""
 

@@ -208,6 +208,10 @@ class PairwiseLoss(torch.autograd.Function):
         return gradient.apply(grad_outputs[0], *saved, grad, ctx.margin), *(None,) * 8
 
 
+# for the op alone, as torch.export leaves it in a program that is trained later
+pairwise_loss_forward.register_autograd(PairwiseLoss.backward, setup_context=PairwiseLoss.setup_context)
+
+
 def _saved_with_gradient(ctx: Any) -> tuple[tuple[Tensor, ...], Tensor]:
     """What `PairwiseLoss` saved, and the gradient, computed where the forward left it out."""
     *saved, grad = ctx.saved_tensors
