@@ -26,7 +26,7 @@ RunLength = dict[str, Any]
 
 _NO_SIZE_LIMIT = [0.0, 1e10]
 _IGNORED_SHARE = 0.5
-"""A detection with more than this share in ignored pixels is left out where it finds nothing: COCO's rule for crowds."""
+"""A detection with more of it in ignored pixels is left out where it finds nothing: COCO's rule for crowds."""
 
 
 @dataclass(frozen=True)
