@@ -13,22 +13,28 @@ from .model import RPE
 from .objective import Objective
 
 
+def build_backbone_of(config: Config, in_channels: int) -> nn.Module:
+    """The backbone that `config.model` names, for images of `in_channels` channels."""
+    settings = config.model
+    options: dict[str, Any] = {
+        "channels": settings.channels,
+        "output_stride": settings.output_stride,
+        "norm": settings.norm,
+        "in_channels": in_channels,
+    }
+    return build_backbone(settings.backbone, **options)
+
+
 def build_model(config: Config, backbone: nn.Module | None = None) -> RPE:
     """The network that `config` describes, with fresh weights from PyTorch's global generator.
 
     Args:
-        config: all settings; `model`, `grouping`, `objective.margin` and `backend` matter here.
+        config: all settings; `model`, `grouping`, `objective.margin`, `training.recompute` and `backend` matter here.
         backbone: used in place of the registered `model.backbone`.
     """
     settings = config.model
     if backbone is None:
-        options: dict[str, Any] = {
-            "channels": settings.channels,
-            "output_stride": settings.output_stride,
-            "norm": settings.norm,
-            "in_channels": 3 + 4 * len(settings.position_periods),
-        }
-        backbone = build_backbone(settings.backbone, **options)
+        backbone = build_backbone_of(config, in_channels=3 + 4 * len(settings.position_periods))
     grouping = RecurrentGrouping(
         num_steps=config.grouping.num_steps,
         kappa=config.grouping.kappa,
@@ -36,6 +42,7 @@ def build_model(config: Config, backbone: nn.Module | None = None) -> RPE:
         eta=config.grouping.eta,
         learn_kappa=config.grouping.learn_kappa,
         backend=config.backend,
+        recompute=config.training.recompute,
     )
     return RPE(
         backbone,

@@ -126,11 +126,15 @@ class TrainingConfig:
     steps: int = 1000
     """Optimiser steps."""
     batch_size: int = 8
-    """Views per step and process."""
+    """Views per batch; a step takes batch_size x accumulate x processes of them."""
     accumulate: int = 1
-    """Batches whose gradients are summed into one step."""
+    """Batches whose gradients are averaged into one step."""
     learning_rate: float = 3e-3
-    """Peak of the one-cycle (warm-up, then cosine) schedule."""
+    """Peak of the schedule."""
+    schedule: Literal["cosine", "poly"] = "cosine"
+    """How the learning rate falls to zero after the warm-up."""
+    power: float = 0.9
+    """Exponent of the poly schedule."""
     weight_decay: float = 0.01
     """Of AdamW."""
     warmup: float = 0.05
@@ -139,6 +143,8 @@ class TrainingConfig:
     """Largest gradient norm; 0 does not clip."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Automatic mixed precision of the backbone."""
+    recompute: bool = False
+    """Recompute each mean-shift step in the backward pass: less memory for more time."""
     workers: int = 0
     """Processes that prepare views."""
     threads: int = 0

@@ -43,6 +43,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "training.learning_rate": (0, math.inf),
     "training.weight_decay": (0, math.inf),
     "training.warmup": (0, 1),
+    "training.power": (0, math.inf),
     "training.clip": (0, math.inf),
     "training.workers": (0, math.inf),
     "training.threads": (0, math.inf),

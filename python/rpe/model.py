@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .grouping import RecurrentGrouping
-from .position import PeriodicPosition
+from .position import Origin, PeriodicPosition
 
 
 class Output(NamedTuple):
@@ -60,11 +60,11 @@ class RPE(nn.Module):
         self.foreground_head = nn.Conv2d(channels, 1, kernel_size=1) if foreground else None
         self.grouping = RecurrentGrouping() if grouping is None else grouping
 
-    def forward(self, image: Tensor, origin: tuple[int, int] = (0, 0)) -> Output:
+    def forward(self, image: Tensor, origin: Origin = (0, 0)) -> Output:
         """`[B, 3, H, W]` floats in 0..1 to an `Output` at the backbone's stride.
 
-        `origin` is the row and column of the first pixel where the image is a part of a larger one; it matters to
-        position channels alone.
+        `origin` is the row and column of the first pixel where the image is a part of a larger one, one for all
+        images or `[B, 2]`; it matters to position channels alone.
         """
         if image.dim() != 4 or image.shape[1] != 3 or not image.is_floating_point():
             raise ValueError(

@@ -2,7 +2,8 @@
 loss.
 
 It composes `rpe_ops.pairwise_loss`, `RecurrentGrouping` and `windows.pack`; it computes no pair itself and
-knows no optimiser.
+knows no optimiser. Every loss of a batch is the mean of its images' losses, so that a batch may be divided among
+processes and accumulated parts.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Objective(nn.Module):
     def forward(
         self, output: Output, label: Tensor, grouping: RecurrentGrouping, generator: torch.Generator
     ) -> Losses:
-        """Compare one forward pass with label maps.
+        """Compare one forward pass with label maps: the mean over images of the mean over their windows.
 
         Args:
             output: of the model, at stride s.
@@ -61,21 +62,21 @@ class Objective(nn.Module):
         """
         stride = _stride(output.embedding, label)
         packed, packed_label = self.pack_points(label[:, ::stride, ::stride], generator)
+        image = packed.images(output.embedding[0, 0].numel())
+        share = (len(label) * torch.bincount(image, minlength=len(label))[image]).reciprocal()  # [W]
         steps = []
         for points in grouping(packed.rows(output.embedding), packed.offsets):
-            steps.append(
-                rpe_ops.pairwise_loss(
-                    points,
-                    packed_label,
-                    margin=self.config.margin,
-                    weight=self.config.weight,
-                    normalizer=self.config.normalizer,
-                    reduction="sum",
-                    offsets=packed.offsets,
-                    backend=self.backend,
-                )
-                / max(1, len(packed.offsets) - 1)
+            loss = rpe_ops.pairwise_loss(
+                points,
+                packed_label,
+                margin=self.config.margin,
+                weight=self.config.weight,
+                normalizer=self.config.normalizer,
+                reduction="none",
+                offsets=packed.offsets,
+                backend=self.backend,
             )
+            steps.append((loss * share).sum())
         losses = torch.stack(steps)
         foreground = losses.new_zeros(())
         if output.foreground is not None:
@@ -90,24 +91,27 @@ class Objective(nn.Module):
         window = self.config.window
         packed = pack(mask, window, random_origin(window, generator))
         packed_label = packed.values(label)
-        keep = sample_balanced(packed_label, packed.offsets, self.config.max_points, generator)
-        if not bool(keep.all()):
-            packed = packed.select(keep)
-            packed_label = packed_label[keep]
+        if self.config.max_points > 0:
+            # One number per place, the same in every image: what is drawn does not depend on the rest of the batch.
+            place = torch.rand(label[0].numel(), generator=generator).to(label.device)
+            priority = place[packed.cell % len(place)]
+            keep = sample_balanced(packed_label, packed.offsets, self.config.max_points, priority)
+            packed, packed_label = packed.select(keep), packed_label[keep]
         return packed, packed_label
 
 
 def foreground_loss(logit: Tensor, label: Tensor) -> Tensor:
-    """Binary cross-entropy plus soft Dice of `[B, 1, h, w]` logits, upsampled to `[B, H, W]` labels; ignored
-    pixels are left out."""
+    """Binary cross-entropy plus soft Dice of `[B, 1, h, w]` logits, upsampled to `[B, H, W]` labels: the mean over
+    images; ignored pixels are left out."""
     logit = F.interpolate(logit, size=label.shape[-2:], mode="bilinear", align_corners=False).squeeze(1)
     valid = (label != IGNORE).to(logit.dtype)
     target = (label > 0).to(logit.dtype)
-    cross_entropy = (F.binary_cross_entropy_with_logits(logit, target, reduction="none") * valid).sum()
+    pixels = (1, 2)
+    cross_entropy = F.binary_cross_entropy_with_logits(logit, target, reduction="none") * valid
     probability = logit.sigmoid() * valid
-    overlap = 2 * (probability * target).sum() + 1
-    dice = 1 - overlap / (probability.sum() + (target * valid).sum() + 1)
-    return cross_entropy / valid.sum().clamp(min=1) + dice
+    overlap = 2 * (probability * target).sum(pixels) + 1
+    dice = 1 - overlap / (probability.sum(pixels) + target.sum(pixels) + 1)
+    return (cross_entropy.sum(pixels) / valid.sum(pixels).clamp(min=1) + dice).mean()
 
 
 def _stride(embedding: Tensor, label: Tensor) -> int:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from rich.console import Console
 from rich.progress import track
 
@@ -29,7 +30,7 @@ from .settings import to_mapping
 def run_training(
     config: Config, config_file: Path, *, resume: bool, console: Console
 ) -> dict[str, Any] | None:
-    """Train, then evaluate on the test split."""
+    """Train, then evaluate on the test split; of several processes the first one does the latter."""
     from .train import train
 
     if not config.output:
@@ -40,6 +41,8 @@ def run_training(
             config.data.root, config.data.test_split
         )  # a missing list is said now, not after the training
     model = train(config, resume=resume)
+    if not PartialState().is_main_process:
+        return None
     console.print(f"weights: {model}", highlight=False, markup=False, soft_wrap=True)
     if not config.data.test_split:
         return None

@@ -19,6 +19,8 @@ from .data import Dataset, Sample, augment, sample_generator
 from .preprocess import preprocess
 
 _CACHE_BYTES = 2 * 2**30
+_PLANE = 2**16
+"""Side in pixels of the plane on which a view has a random origin: many times any period of the position channels."""
 _EMPTY_RETRIES = 4
 """Draws after which a view without any object is accepted: empty ground must be seen, but not often."""
 
@@ -47,14 +49,17 @@ class TrainingViews(torch.utils.data.Dataset[dict[str, Tensor]]):
         return self.count
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """View `index`: image float32 `[3, crop, crop]`, label int64 `[crop, crop]`."""
+        """View `index`: image float32 `[3, crop, crop]`, label int64 `[crop, crop]`, origin int64 `[2]` for the
+        model's position channels.
+        """
         generator = sample_generator(self.seed, 0, index)
         for _ in range(_EMPTY_RETRIES):
             chosen = int(torch.multinomial(self._chances(), 1, generator=generator))
             view = self._view(self._sample(chosen), generator)
             if bool((view.label > 0).any()):
                 break
-        return {"image": view.image, "label": view.label}
+        origin = torch.randint(_PLANE, (2,), generator=generator)
+        return {"image": view.image, "label": view.label, "origin": origin}
 
     def load(self) -> None:
         """Read every sample now, in this process (before workers are forked)."""

@@ -82,16 +82,19 @@ def test_wrong_images_are_named(image: torch.Tensor) -> None:
         model(image)
 
 
-def test_position_is_periodic_and_shifts_only_in_training() -> None:
-    position = PeriodicPosition((8, 4)).eval()
+def test_position_is_periodic_and_follows_the_origin() -> None:
+    position = PeriodicPosition((8, 4))
     image = torch.rand(2, 3, 16, 24)
     out = position(image)
     assert out.shape == (2, 3 + position.channels, 16, 24)
     torch.testing.assert_close(out[:, :3], image)
     torch.testing.assert_close(out[:, 3:, 8:, 8:], out[:, 3:, :-8, :-8], atol=1e-5, rtol=0)
-    assert torch.equal(position(image), out)
-    position.train()
-    assert not torch.equal(position(image), out)
+    each = position(image, torch.tensor([[0, 0], [3, 2]]))
+    assert torch.equal(each[0], out[0])
+    torch.testing.assert_close(each[1, 3:, :-3, :-2], out[1, 3:, 3:, 2:])
+    assert torch.equal(position(image, (3, 2))[1], each[1])
+    far = position(image, (8 * 10**6, 4 * 10**6))
+    assert torch.equal(far, out), "exact far from the first pixel"
 
 
 def test_model_with_position_channels_takes_wider_backbones() -> None:
