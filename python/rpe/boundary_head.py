@@ -1,8 +1,8 @@
 """Boundaries from embeddings of few dimensions at several depths of a backbone, and from all of them together.
 
 As in the authors' released boundary model (demo2_boundary_detection): at each depth an embedding on the unit sphere,
-trained by the pairwise loss, and a classifier on top of it; one more classifier sees the embeddings of all depths. No loss
-is computed here.
+trained by the pairwise loss, and a classifier on top of it; one more classifier sees the embeddings of all depths. No
+loss is computed here.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _HIDDEN = 16
-"""Width of a classifier's hidden layer: a boundary is a change in any direction of the embedding, which one linear filter
-cannot see."""
+"""Width of a classifier's hidden layer: a boundary is a change in any direction of the embedding, which one linear
+filter cannot see."""
 
 
 class BoundaryHead(nn.Module):

@@ -1,7 +1,7 @@
 """Result files of `rpe predict`: label map (16-bit PNG), overlay, embedding as RGB, and objects as COCO RLE
 JSON.
 
-Only writes; what is in a prediction is `predict.py`.
+Only writes; what is in a prediction is `prediction.py`, and which files a task has `tasks/`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from .errors import UserError
-from .predict import Prediction
+from .metrics import encode_labels
+from .prediction import Prediction
 from .report import embedding_to_rgb, overlay
 
 _MOST_LABELS = 2**16 - 1
@@ -35,37 +37,55 @@ def write_prediction(folder: Path, name: str, image: Tensor, prediction: Predict
         Paths by role: labels, overlay, embedding, objects.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if len(prediction.scores) > _MOST_LABELS:
-        raise UserError(
-            f"{name}: {len(prediction.scores)} objects do not fit a 16-bit label map; raise decode.min_size"
-        )
+    objects = folder / f"{name}.objects.json"
     paths = {
-        "labels": folder / f"{name}.labels.png",
-        "overlay": folder / f"{name}.overlay.png",
-        "embedding": folder / f"{name}.embedding.png",
-        "objects": folder / f"{name}.objects.json",
+        "labels": write_label_map(folder / f"{name}.labels.png", prediction.labels),
+        "overlay": write_overlay(folder / f"{name}.overlay.png", image, prediction.labels),
+        "embedding": write_embedding(folder / f"{name}.embedding.png", prediction),
+        "objects": objects,
     }
-    Image.fromarray(prediction.labels.astype(np.uint16)).save(paths["labels"])
-    Image.fromarray(overlay(image, prediction.labels)).save(paths["overlay"])
+    objects.write_text(json.dumps(coco_objects(name, prediction)), encoding="utf-8")
+    return paths
+
+
+def write_label_map(path: Path, labels: NDArray[np.integer]) -> Path:
+    """`[H, W]` as a 16-bit PNG."""
+    if labels.max(initial=0) > _MOST_LABELS:
+        raise UserError(
+            f"{path}: {labels.max()} objects do not fit a 16-bit label map; raise decode.min_size"
+        )
+    Image.fromarray(labels.astype(np.uint16)).save(path)
+    return path
+
+
+def write_overlay(path: Path, image: Tensor, labels: NDArray[np.integer]) -> Path:
+    """Contours and tints over the image `[3, H, W]`."""
+    Image.fromarray(overlay(image, labels)).save(path)
+    return path
+
+
+def write_embedding(path: Path, prediction: Prediction) -> Path:
+    """The embedding as colours, at the size of the image."""
     colours = np.asarray(embedding_to_rgb(prediction.embedding))
     size = (prediction.labels.shape[1], prediction.labels.shape[0])
-    Image.fromarray(colours).resize(size, Image.Resampling.NEAREST).save(paths["embedding"])
-    paths["objects"].write_text(json.dumps(coco_objects(name, prediction)), encoding="utf-8")
-    return paths
+    Image.fromarray(colours).resize(size, Image.Resampling.NEAREST).save(path)
+    return path
 
 
 def coco_objects(name: str, prediction: Prediction) -> list[dict[str, Any]]:
     """COCO results: one entry per object with `segmentation` (compressed RLE), `bbox` (x, y, width, height),
     `area` and `score`.
     """
+    codes = prediction.proposals
+    if codes is None:
+        codes = tuple(encode_labels(prediction.labels, range(1, len(prediction.scores) + 1)))
+    kinds = [1] * len(codes) if prediction.classes is None else prediction.classes.tolist()
     objects = []
-    for index, score in enumerate(prediction.scores, start=1):
-        mask = np.asfortranarray(prediction.labels == index, dtype=np.uint8)
-        code = coco_mask.encode(mask)
+    for index, (code, kind, score) in enumerate(zip(codes, kinds, prediction.scores, strict=True), start=1):
         objects.append(
             {
                 "image_id": name,
-                "category_id": 1,
+                "category_id": kind,
                 "id": index,
                 "segmentation": {
                     "size": [int(side) for side in code["size"]],

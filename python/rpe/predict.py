@@ -6,7 +6,7 @@ result files is `export.py`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,35 +16,21 @@ from torch import Tensor, nn
 
 import rpe_ops
 
+from . import tasks
 from .build import build_model
 from .checkpoint import load_weights, read_checkpoint
 from .config import Config, DecodeConfig
 from .data import read_image
-from .decode import decode, trajectory
+from .decode import trajectory
 from .errors import UserError
 from .model import RPE, Output
+from .prediction import Prediction
 from .preprocess import preprocess
 
 _TILE = 1024
 """Side in pixels up to which an image passes through the network at once."""
 _CONTEXT = 128
 """Pixels around a tile that the network sees too."""
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """Objects of one image."""
-
-    labels: NDArray[np.int32]
-    """`[H, W]`, 0 = background, objects 1..K without gaps."""
-    scores: NDArray[np.float32]
-    """`[K]` in 0..1: mean foreground probability times mean similarity of an object's embeddings to their mean."""
-    embedding: NDArray[np.float32]
-    """`[D, h, w]` unit vectors before grouping, at the model's output stride."""
-
-    def masks(self) -> NDArray[np.bool_]:
-        """`[K, H, W]`, one mask per object, in the order of `scores`."""
-        return self.labels[None] == np.arange(1, len(self.scores) + 1)[:, None, None]
 
 
 class Predictor:
@@ -59,6 +45,7 @@ class Predictor:
     def __init__(self, model: RPE, config: Config, device: str | torch.device = "cpu") -> None:
         self.model = model.to(device).eval()
         self.config, self.device = config, torch.device(device)
+        self.task = tasks.get(config.task)
 
     def predict(
         self, image: str | Path | NDArray[np.generic] | Tensor, *, num_steps: int | None = None
@@ -79,16 +66,16 @@ class Predictor:
 
     def decode(self, output: Output, size: tuple[int, int], rules: DecodeConfig) -> Prediction:
         """Objects from the network output of one image of `size` (H, W)."""
-        foreground = None if output.foreground is None else output.foreground[0]
-        result = decode(output.embedding[0], foreground, size, self.model.grouping, rules)
-        return Prediction(result.labels, result.scores, output.embedding[0].cpu().numpy())
+        return self.task.decode(output, size, self.model.grouping, rules)
 
     def trajectory(self, image: Tensor, *, num_steps: int | None = None) -> list[NDArray[np.float32]]:
         """Embeddings `[D, h, w]` of an image `[3, H, W]` before grouping and after each step, NaN in the
         background.
         """
         output = self.embed(image)
-        foreground = None if output.foreground is None else output.foreground[0]
+        if not self.task.groups:
+            return [output.embedding[0].cpu().numpy()]
+        foreground = self.task.foreground(output)
         size = (image.shape[1], image.shape[2])
         maps = trajectory(output.embedding[0], foreground, size, self.model.grouping, self._rules(num_steps))
         return [step.cpu().numpy() for step in maps]
@@ -111,8 +98,7 @@ class Predictor:
             return output
         stride = self.model.output_stride
         rows, columns = -(-height // stride), -(-width // stride)
-        embedding = batch.new_empty(1, self.model.dim, rows, columns)
-        foreground = None if self.model.foreground_head is None else batch.new_empty(1, 1, rows, columns)
+        whole: dict[str, Tensor] = {}
         for (top, bottom, above), (left, right, before) in _tiles(height, width):
             view = batch[..., above : bottom + _CONTEXT, before : right + _CONTEXT]
             part: Output = self.model(view, (above, before))
@@ -126,10 +112,11 @@ class Predictor:
                 slice(top // stride, -(-bottom // stride)),
                 slice(left // stride, -(-right // stride)),
             )
-            embedding[outer] = part.embedding[inner]
-            if foreground is not None and part.foreground is not None:
-                foreground[outer] = part.foreground[inner]
-        return Output(embedding, foreground)
+            for name, values in part._asdict().items():
+                if values is not None:
+                    empty = values.new_empty(1, values.shape[1], rows, columns)
+                    whole.setdefault(name, empty)[outer] = values[inner]
+        return Output(**whole)
 
 
 def load(checkpoint: str | Path, *, device: str = "auto", backbone: nn.Module | None = None) -> Predictor:

@@ -56,7 +56,7 @@ def decode_mask(code: RunLength) -> NDArray[np.bool_]:
     return np.asarray(run_length.decode(code), dtype=np.bool_)
 
 
-def encode_labels(label: IntArray, values: Sequence[int] | IntArray) -> list[RunLength]:
+def encode_labels(label: NDArray[np.integer], values: Sequence[int] | IntArray) -> list[RunLength]:
     """One run-length code per label of a label map `[H, W]`."""
     return [encode_mask(label == value) for value in values]
 

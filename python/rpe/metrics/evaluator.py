@@ -19,6 +19,15 @@ from .matching import IOU_THRESHOLDS, average_precision, match_instances
 from .overlap import LabelMap, as_label_array, count_overlap
 from .recall import PROPOSALS, average_recall
 
+COLUMNS = (
+    ("ap50", "AP@0.5", "AP at IoU 0.5: TP / (TP + FP + FN), mean over images"),
+    ("ap_mean", "AP mean", "mean over IoU 0.50, 0.55, ..., 0.95"),
+    ("f1_50", "F1@0.5", "F1 at IoU 0.5, counts pooled over images"),
+    ("ari", "ARI", "adjusted Rand index on foreground pixels"),
+    ("sbd", "SBD", "symmetric best Dice"),
+    ("abs_dic", "|DiC|", "absolute difference in count, mean over images"),
+)
+"""Key, heading and meaning of the numbers that stand in a summary."""
 SMALL_IMAGE_PIXELS = 256 * 320
 """Images up to this many pixels form the group "small", all others "large"."""
 
@@ -135,13 +144,16 @@ class Evaluator:
             `{"overall": group, "by_kind": {kind: group}, "by_size": {"small": ..., "large": ...}, "images": [row]}`,
             where a group has: images, instances, predicted (counts); ap (threshold -> mean over images), ap50, ap_mean;
             ap50_pooled, precision50, recall50, f1_50 (counts pooled over images, IoU 0.5); ari (foreground), ari_all,
-            sbd, abs_dic (means over images); ar (IoU -> number of proposals -> recall). None = undefined.
+            sbd, abs_dic (means over images); ar (IoU -> number of proposals -> recall). None = undefined. "columns" are
+            those of a summary, and "order" is the key by which images are ranked, lower = worse.
         """
         return {
             "overall": self._group(self._images),
             "by_kind": self._groups(lambda row: row["kind"]),
             "by_size": self._groups(_size_group),
             "images": [dict(image.row) for image in self._images],
+            "columns": [list(column) for column in COLUMNS],
+            "order": "ap50",
         }
 
     def _groups(self, key: Callable[[dict[str, Any]], str | None]) -> dict[str, Any]:
