@@ -23,6 +23,12 @@ class DataConfig:
     """Side of a training view in pixels."""
     scale: tuple[float, float] = (1.0, 1.0)
     """Range of the random zoom."""
+    flip: Literal["none", "horizontal", "both"] = "both"
+    """Random mirroring: none, left-right, or left-right and up-down."""
+    quarter_turns: bool = True
+    """Rotate by 0, 90, 180 or 270 degrees."""
+    rotation: float = 0.0
+    """Rotate by up to this many degrees either way, up to 180."""
     brightness: float = 0.2
     """Random gain, 1 +- this."""
     contrast: float = 0.2

@@ -99,6 +99,13 @@ class Sample:
         """(height, width) in pixels."""
         return self.image.shape[1], self.image.shape[2]
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the image and all maps."""
+        maps = [self.label, *self.annotations, *self.boundaries]
+        maps += [] if self.semantic is None else [self.semantic]
+        return self.image.nbytes + sum(values.nbytes for values in maps)
+
     def map_pixels(
         self, image: Callable[[Tensor], Tensor], values: Callable[[Tensor, int], Tensor]
     ) -> Sample:
