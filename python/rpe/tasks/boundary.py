@@ -24,7 +24,7 @@ from ..export import write_embedding, write_label_map
 from ..grouping import RecurrentGrouping
 from ..losses import label_boundaries
 from ..metrics import boundary_scores, count_boundaries
-from ..metrics.boundary import BoundaryCounts, best_f
+from ..metrics.boundary import NUM_THRESHOLDS, BoundaryCounts, best_f
 from ..model import Output
 from ..prediction import Prediction
 from ..report import Picture
@@ -33,6 +33,7 @@ from .plots import precision_plot
 
 _REGION_THRESHOLD = 0.5
 """Boundary probability that parts two regions of `Prediction.labels`, and that the thinned picture starts from."""
+_THRESHOLDS = NUM_THRESHOLDS
 _DEPTH_THRESHOLDS = 19
 """Thresholds for the single depths and the fusion, whose numbers stand beside the main one; it has the benchmark's
 99."""
@@ -116,7 +117,7 @@ class BoundaryEvaluator:
     def add(self, index: int, sample: Sample, prediction: Prediction) -> None:
         assert prediction.boundary is not None and prediction.boundary_depths is not None
         truth = annotators(sample)
-        counts = count_boundaries(prediction.boundary, truth)
+        counts = count_boundaries(prediction.boundary, truth, num_thresholds=_THRESHOLDS)
         self._counts.append(counts)
         maps = prediction.boundary_depths
         for name, probability in zip(depth_names(len(maps)), maps, strict=True):
