@@ -104,7 +104,10 @@ def foreground_probability(foreground: Tensor | None, size: tuple[int, int], con
         raise ValueError(
             "decode.background is 'head' but the model has no foreground head; use 'largest' or 'none'"
         )
-    return F.interpolate(foreground[None], size=size, mode="bilinear", align_corners=False)[0, 0].sigmoid()
+    # By the stride, not to the size: where the stride does not divide the size, the last cell reaches beyond the image.
+    stride = -(-size[0] // foreground.shape[1])
+    logit = F.interpolate(foreground[None], scale_factor=float(stride), mode="bilinear", align_corners=False)
+    return logit[0, 0, : size[0], : size[1]].sigmoid()
 
 
 def object_scores(

@@ -81,7 +81,7 @@ class RecurrentGrouping(nn.Module):
     def _move(
         self, points: Tensor, offsets: Tensor, kappa: Tensor, num_steps: int, normalize: bool
     ) -> list[Tensor]:
-        return rpe_ops.mean_shift(
+        moved = rpe_ops.mean_shift(
             points,
             kappa=kappa,
             eta=self.eta,
@@ -91,3 +91,4 @@ class RecurrentGrouping(nn.Module):
             return_trajectory=True,
             backend=self.backend,
         )
+        return list(moved)

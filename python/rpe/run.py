@@ -12,7 +12,6 @@ from typing import Any
 
 from accelerate import PartialState
 from rich.console import Console
-from rich.progress import track
 
 import rpe_ops
 
@@ -20,10 +19,10 @@ from . import tasks
 from .backbones import names as backbone_names
 from .config import Config
 from .data import formats, open_dataset
-from .errors import UserError
 from .evaluate import evaluate, pictures, result_table, training_curves
+from .folder import list_images, predict_files
 from .limits import check_limits
-from .predict import Predictor, as_image, load
+from .predict import Predictor, load
 from .report import write_report
 from .settings import to_mapping
 
@@ -87,28 +86,21 @@ def evaluation_folder(checkpoint: Path, data: str, split: str | None, num_steps:
     return checkpoint.parent / "evaluations" / "-".join(words)
 
 
-def run_prediction(checkpoint: Path, images: Sequence[Path], out: Path, *, console: Console) -> None:
-    """Segment files and write the results of each."""
-    if not images:
-        raise UserError("rpe predict: no image given; name one or more image files after the checkpoint")
-    stems = [path.stem for path in images]
-    double = {stem for stem in stems if stems.count(stem) > 1}
-    if double:
-        raise UserError(
-            f"rpe predict: several images are called {sorted(double)[0]!r}; their results would overwrite each other"
-        )
-    predictor = load(checkpoint)
-    for path in track(images, "predicting", console=console, disable=not console.is_terminal):
-        image = as_image(path)
-        prediction = predictor.predict(image)
-        out.mkdir(parents=True, exist_ok=True)
-        files = predictor.task.write(out, path.stem, image, prediction)
-        console.print(
-            f"{path}: {predictor.task.describe(prediction)} -> {next(iter(files.values()))}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+def run_prediction(
+    checkpoint: Path, paths: Sequence[Path], out: Path, *, batch_size: int, device: str, console: Console
+) -> int:
+    """Segment files and those of folders; the number of those that failed, which are listed at the end."""
+    files = list_images(paths)
+    outcome = predict_files(
+        load(checkpoint, device=device), files, out, batch_size=batch_size, console=console
+    )
+    skipped = f", {outcome.skipped} done before" if outcome.skipped else ""
+    failed = f", {len(outcome.failed)} failed:" if outcome.failed else ""
+    console.print(f"{outcome.done} images{skipped}{failed}", highlight=False)
+    for file, reason in outcome.failed.items():
+        told = reason if str(file) in reason else f"{file}: {reason}"
+        console.print(f"  {told}", highlight=False, markup=False, soft_wrap=True)
+    return len(outcome.failed)
 
 
 def print_info(console: Console) -> None:

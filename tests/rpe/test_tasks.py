@@ -41,20 +41,10 @@ EXPECTED_NUMBERS = {
     "semantic_instance": {"apr50", "coco_ap", "pq", "miou", "ap50", "ari", "sbd", "abs_dic"},
     "boundary": {"ods", "ois", "ap", "depths"},
 }
-EXPECTED_FILES = {
-    "instance": {"labels.png", "overlay.png", "embedding.png", "objects.json"},
-    "proposals": {"labels.png", "overlay.png", "embedding.png", "objects.json"},
-    "semantic": {"classes.png", "overlay.png", "embedding.png"},
-    "semantic_instance": {"labels.png", "overlay.png", "embedding.png", "objects.json", "classes.png"},
-    "boundary": {
-        "boundary.png",
-        "thin.png",
-        "depth-1.png",
-        "depth-2.png",
-        "fused.png",
-        "labels.png",
-        "embedding.png",
-    },
+EVERY_FILE = {"labels.png", "overlay.png", "embedding.png", "objects.json"}
+FURTHER_FILES = {
+    "semantic_instance": {"classes.png"},
+    "boundary": {"boundary.png", "thin.png", "depth-1.png", "depth-2.png", "fused.png"},
 }
 
 
@@ -120,17 +110,22 @@ def test_files_of_a_prediction(run: tuple[str, Path], tmp_path: Path) -> None:
     task, checkpoint = run
     pixels = np.random.default_rng(0).integers(0, 255, (30, 41, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    run_prediction(checkpoint, [tmp_path / "a.png"], tmp_path / "out", console=QUIET)
+    options: dict[str, Any] = {"batch_size": 1, "device": "cpu", "console": QUIET}
+    assert run_prediction(checkpoint, [tmp_path / "a.png"], tmp_path / "out", **options) == 0
     written = {path.name.removeprefix("a."): path for path in (tmp_path / "out").glob("a.*")}
-    assert set(written) == EXPECTED_FILES[task]
+    assert set(written) == EVERY_FILE | FURTHER_FILES.get(task, set())
     for name, path in written.items():
         if name.endswith(".png"):
             assert Image.open(path).size == (41, 30)
     result = rpe.load(checkpoint).predict(pixels)
     assert result.labels.shape == (30, 41) and result.masks().shape == (len(result.scores), 30, 41)
     assert np.isfinite(result.scores).all()
-    if "objects.json" in written:
-        assert len(json.loads(written["objects.json"].read_text())) == len(result.scores)
+    objects = json.loads(written["objects.json"].read_text())
+    assert [entry["id"] for entry in objects] == [
+        k + 1 for k, mask in enumerate(result.masks()) if mask.any()
+    ]
+    if result.classes is not None:
+        assert all(entry["category_id"] == result.classes[entry["id"] - 1] for entry in objects)
 
 
 def test_proposals_overlap_and_are_ranked_without_duplicates() -> None:

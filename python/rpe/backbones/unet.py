@@ -41,6 +41,7 @@ class UNet(nn.Module):
         self.out_channels = int(channels[0])
         self.output_stride = output_stride
         self.level_channels = tuple(int(width) for width in channels)
+        self.total_stride = output_stride * 2 ** (len(channels) - 1)
         self.space_to_depth = nn.PixelUnshuffle(output_stride)
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
         width = in_channels * output_stride**2
@@ -55,7 +56,7 @@ class UNet(nn.Module):
         """The decoder's maps, finest first; the first one is the feature map."""
         stride = self.output_stride
         height, width = -(-image.shape[-2] // stride), -(-image.shape[-1] // stride)
-        x = self.space_to_depth(pad_to_multiple(image, stride * 2 ** (len(self.encoder) - 1)))
+        x = self.space_to_depth(pad_to_multiple(image, self.total_stride))
         skips = []
         for depth, stage in enumerate(self.encoder):
             x = stage(F.max_pool2d(x, 2) if depth else x)
