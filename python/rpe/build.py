@@ -11,6 +11,7 @@ from .config import Config
 from .grouping import RecurrentGrouping
 from .model import RPE
 from .objective import Objective
+from .tasks import HEADS
 
 
 def build_backbone_of(config: Config, in_channels: int) -> nn.Module:
@@ -44,15 +45,23 @@ def build_model(config: Config, backbone: nn.Module | None = None) -> RPE:
         backend=config.backend,
         recompute=config.training.recompute,
     )
+    heads = HEADS[config.task]
+    if heads.semantic and settings.num_classes < 2:
+        raise ValueError(
+            f"model.num_classes must be 2 or more for task = {config.task!r}, the background counted, "
+            f"got {settings.num_classes}"
+        )
     return RPE(
         backbone,
         dim=settings.dim,
-        foreground=settings.foreground,
+        foreground=settings.foreground and heads.foreground,
         position_periods=settings.position_periods,
         grouping=grouping,
+        num_classes=settings.num_classes if heads.semantic else 0,
+        boundary=heads.boundary,
     )
 
 
 def build_objective(config: Config) -> Objective:
     """The losses that `config` describes."""
-    return Objective(config.objective, backend=config.backend)
+    return Objective(config.objective, backend=config.backend, pairs=HEADS[config.task].pairs)

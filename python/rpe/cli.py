@@ -79,28 +79,35 @@ def evaluate(
     out: Path | None = None,
     num_steps: int | None = None,
 ) -> None:
-    """Evaluate a checkpoint on a data set: a table, evaluation.html and evaluation.json.
+    """Evaluate a checkpoint on a data set by its task's metrics: a table, evaluation.html and evaluation.json.
 
     Parameters
     ----------
     checkpoint: model.pt or checkpoint.pt of a run.
     data: FORMAT:ROOT.
     split: part of the data set; all of it by default.
-    out: folder of the results; by default beside the checkpoint.
+    out: folder of the results; by default one for this data and split in `evaluations` beside the checkpoint.
     num_steps: mean-shift steps, in place of the checkpoint's.
     """
     from .predict import load
-    from .run import run_evaluation
+    from .run import evaluation_folder, run_evaluation
 
     run_evaluation(
-        load(checkpoint), data, split, out or checkpoint.parent, console=_console(), num_steps=num_steps
+        load(checkpoint),
+        data,
+        split,
+        out or evaluation_folder(checkpoint, data, split, num_steps),
+        console=_console(),
+        num_steps=num_steps,
+        run=checkpoint.parent,
     )
 
 
 @app.command
 def predict(checkpoint: Path, /, *images: Path, out: Path, batch_size: int = 1, device: str = "auto") -> None:
-    """Segment images: label map, overlay, embedding as RGB and COCO RLE JSON for each. Files whose results are there
-    are not done again; one that fails stops no other, is named at the end and makes the exit status 1.
+    """Write what the checkpoint's task predicts for each image: label map, overlay, embedding as RGB and COCO RLE JSON;
+    class map or boundary probabilities where it has them. Images that are done are not done again; one that fails
+    stops no other, is named at the end and makes the exit status 1.
 
     Parameters
     ----------

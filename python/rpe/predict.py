@@ -8,7 +8,7 @@ files is `export.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +18,15 @@ from torch import Tensor, nn
 
 import rpe_ops
 
+from . import tasks
 from .build import build_model
 from .checkpoint import load_weights, read_checkpoint
 from .config import Config, DecodeConfig
-from .decode import decode, trajectory
+from .decode import trajectory
 from .errors import UserError
 from .images import Image, as_image
 from .model import RPE, Output
+from .prediction import Prediction
 from .preprocess import Stretch
 from .tiling import Tile, TileJoiner, tile_sizes, tiles
 
@@ -32,22 +34,6 @@ _TILE = 1024
 """Side in pixels of the tiles of a large image."""
 _CONTEXT = 128
 """Pixels around a place on which the network's output there may depend."""
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """Objects of one image."""
-
-    labels: NDArray[np.int32]
-    """`[H, W]`, 0 = background, objects 1..K without gaps."""
-    scores: NDArray[np.float32]
-    """`[K]` in 0..1: mean foreground probability times mean similarity of an object's embeddings to their mean."""
-    embedding: NDArray[np.float32]
-    """`[D, h, w]` unit vectors before grouping, at the model's output stride."""
-
-    def masks(self) -> NDArray[np.bool_]:
-        """`[K, H, W]`, one mask per object, in the order of `scores`."""
-        return self.labels[None] == np.arange(1, len(self.scores) + 1)[:, None, None]
 
 
 class Predictor:
@@ -62,6 +48,7 @@ class Predictor:
     def __init__(self, model: RPE, config: Config, device: str | torch.device = "cpu") -> None:
         self.model = model.to(device).eval()
         self.config, self.device = config, torch.device(device)
+        self.task = tasks.get(config.task)
 
     def predict(
         self, image: Image, *, num_steps: int | None = None, keep_embedding: bool = True
@@ -90,30 +77,30 @@ class Predictor:
             by_size.setdefault(tensor.shape, []).append(index)
         found: dict[int, Prediction] = {}
         for (_, height, width), group in by_size.items():
-            parts = self._parts(height, width)
-            if len(parts) > 1:
-                found.update(
-                    {index: self._join(tensors[index], parts, rules, keep_embedding) for index in group}
-                )
-                continue
-            outputs = self._network([tensors[index] for index in group], parts[0])
-            for place, index in enumerate(group):
-                one = (None if maps is None else maps[place : place + 1] for maps in outputs)
-                found[index] = self.decode(Output(*one), (height, width), rules)  # type: ignore[arg-type]
+            size, parts = (height, width), self._parts(height, width)
+            if len(parts) == 1:
+                outputs = self._network([tensors[index] for index in group], parts[0])
+                for place, index in enumerate(group):
+                    one = (None if maps is None else maps[place : place + 1] for maps in outputs)
+                    found[index] = self.decode(Output(*one), size, rules)  # type: ignore[arg-type]
+            elif self.task.joins:
+                found |= {index: self._join(tensors[index], parts, rules, keep_embedding) for index in group}
+            else:
+                found |= {index: self.decode(self.embed(tensors[index]), size, rules) for index in group}
         return [found[index] for index in range(len(tensors))]
 
     def decode(self, output: Output, size: tuple[int, int], rules: DecodeConfig) -> Prediction:
         """Objects from the network output of one image of `size` (H, W)."""
-        foreground = None if output.foreground is None else output.foreground[0]
-        result = decode(output.embedding[0], foreground, size, self.model.grouping, rules)
-        return Prediction(result.labels, result.scores, output.embedding[0].cpu().numpy())
+        return self.task.decode(output, size, self.model.grouping, rules)
 
     def trajectory(self, image: Tensor, *, num_steps: int | None = None) -> list[NDArray[np.float32]]:
         """Embeddings `[D, h, w]` of an image `[3, H, W]` before grouping and after each step, NaN in the
         background.
         """
         output = self.embed(image)
-        foreground = None if output.foreground is None else output.foreground[0]
+        if not self.task.groups:
+            return [output.embedding[0].cpu().numpy()]
+        foreground = self.task.foreground(output)
         size = (image.shape[1], image.shape[2])
         maps = trajectory(output.embedding[0], foreground, size, self.model.grouping, self._rules(num_steps))
         return [step.cpu().numpy() for step in maps]

@@ -4,6 +4,7 @@ for people.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.console import Console
 
 import rpe_ops
 
+from . import tasks
 from .backbones import names as backbone_names
 from .config import Config
 from .data import formats, open_dataset
@@ -34,10 +36,9 @@ def run_training(
     if not config.output:
         config = replace(config, output=str(Path("runs") / config_file.stem))
     check_limits(config)
-    if config.data.test_split:
-        open_dataset(
-            config.data.root, config.data.test_split
-        )  # a missing list is said now, not after the training
+    for split in filter(None, {config.data.train_split or None, config.data.test_split}):
+        # A missing list, or data that do not fit the task, are said now and not after the training.
+        tasks.get(config.task).check(config, open_dataset(config.data.root, split))
     model = train(config, resume=resume)
     if not PartialState().is_main_process:
         return None
@@ -57,17 +58,32 @@ def run_evaluation(
     *,
     console: Console,
     num_steps: int | None = None,
+    run: Path | None = None,
 ) -> dict[str, Any]:
-    """Evaluate; prints the table, writes evaluation.html and evaluation.json into `out`."""
+    """Evaluate; prints the table, writes evaluation.html and evaluation.json into `out`. Training curves are those of
+    the folder `run`, by default `out`.
+    """
     dataset = open_dataset(data, split)
     result = evaluate(predictor, dataset, num_steps=num_steps, console=console)
     title = f"{dataset.format} {split or 'all images'}"
     console.print(result_table(result, title))
     page = out / "evaluation.html"
     images = pictures(predictor, dataset, result)
-    numbers = write_report(page, title, to_mapping(predictor.config), result, training_curves(out), images)
+    numbers = write_report(
+        page, title, to_mapping(predictor.config), result, training_curves(run or out), images
+    )
     console.print(f"report: {page}\nnumbers: {numbers}", highlight=False, markup=False, soft_wrap=True)
     return result
+
+
+def evaluation_folder(checkpoint: Path, data: str, split: str | None, num_steps: int | None) -> Path:
+    """Where `rpe evaluate` writes by default: a folder of its own beside the checkpoint for each data set, split and
+    number of steps, so that it replaces neither the evaluation of the training nor that of other data.
+    """
+    name, _, root = data.partition(":")
+    parts = [name, Path(root).name, split or "all", "" if num_steps is None else f"T{num_steps}"]
+    words = [re.sub(r"[^\w.=-]+", "_", part) for part in parts if part]
+    return checkpoint.parent / "evaluations" / "-".join(words)
 
 
 def run_prediction(

@@ -58,9 +58,15 @@ class TrainingStep(nn.Module):
         self.objective = build_objective(config)
 
     def forward(
-        self, image: Tensor, label: Tensor, generator: torch.Generator, origin: Origin = (0, 0)
+        self,
+        image: Tensor,
+        label: Tensor,
+        generator: torch.Generator,
+        origin: Origin = (0, 0),
+        semantic: Tensor | None = None,
     ) -> Losses:
-        losses: Losses = self.objective(self.model(image, origin), label, self.model.grouping, generator)
+        output = self.model(image, origin)
+        losses: Losses = self.objective(output, label, self.model.grouping, generator, semantic)
         return losses
 
 
@@ -154,7 +160,9 @@ def _one_step(
         # Anew for every batch and in every process: all views of a step see the same windows.
         generator = sample_generator(config.seed, 1, step)
         with accelerator.accumulate(step_module):
-            losses: Losses = step_module(image, batch["label"], generator, batch["origin"])
+            losses: Losses = step_module(
+                image, batch["label"], generator, batch["origin"], batch.get("semantic")
+            )
             accelerator.backward(losses.total)
             if config.training.clip > 0 and accelerator.sync_gradients:
                 accelerator.clip_grad_norm_(step_module.parameters(), config.training.clip)
@@ -246,11 +254,10 @@ def _is_free(key: str) -> bool:
 
 def _scalars(losses: Losses, rate: Any) -> dict[str, float]:
     """What TensorBoard and the progress bar show."""
-    values = {
-        "loss/total": losses.total.item(),
-        "loss/foreground": losses.foreground.item(),
-        "rate": float(rate),
-    }
+    heads = {name: getattr(losses, name).item() for name in ("foreground", "semantic", "boundary")}
+    values = {"loss/total": losses.total.item(), "rate": float(rate)}
+    # The loss of a head that the model lacks is exactly 0.
+    values.update({f"loss/{name}": value for name, value in heads.items() if value})
     values.update({f"loss/step_{index}": value for index, value in enumerate(losses.steps.tolist())})
     return values
 

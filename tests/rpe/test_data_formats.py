@@ -66,18 +66,15 @@ def only_problem(spec: str) -> Problem:
 
 class TestRegistry:
     def test_formats(self) -> None:
-        assert formats() == ("dsb2018", "labels", "synthetic")
+        assert formats() == ("bsds500", "coco", "dsb2018", "labels", "synthetic", "voc")
 
     def test_unknown_format_lists_the_known(self) -> None:
-        with pytest.raises(ValueError, match="FORMAT:ROOT with FORMAT one of dsb2018, labels, synthetic"):
+        with pytest.raises(
+            ValueError, match="FORMAT:ROOT with FORMAT one of bsds500, coco, dsb2018, labels, synthetic"
+        ):
             open_dataset("zarr:/somewhere")
 
-    @pytest.mark.parametrize("name", ["coco", "voc", "bsds500"])
-    def test_planned_format_says_so(self, name: str) -> None:
-        with pytest.raises(ValueError, match="not available yet in this version"):
-            open_dataset(f"{name}:/somewhere")
-
-    @pytest.mark.parametrize("name", ["dsb2018", "labels"])
+    @pytest.mark.parametrize("name", ["bsds500", "coco", "dsb2018", "labels", "voc"])
     def test_missing_root(self, name: str, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="nowhere: no such folder"):
             open_dataset(f"{name}:{tmp_path / 'nowhere'}")

@@ -22,7 +22,8 @@ from ..build import build_backbone_of
 from ..checkpoint import load_weights, read_checkpoint
 from ..config import Config
 from ..data import IGNORE
-from ..objective import Losses, foreground_loss
+from ..losses import foreground_loss
+from ..objective import Losses
 from ..position import Origin
 from ..preprocess import preprocess
 
@@ -69,7 +70,12 @@ class ThreeClassStep(nn.Module):
         self.register_buffer("weight", torch.tensor([1.0, 1.0, border_weight]), persistent=False)
 
     def forward(
-        self, image: Tensor, label: Tensor, generator: torch.Generator, origin: Origin = (0, 0)
+        self,
+        image: Tensor,
+        label: Tensor,
+        generator: torch.Generator,
+        origin: Origin = (0, 0),
+        semantic: Tensor | None = None,
     ) -> Losses:
         logit = self.model(image)
         weight: Tensor = self.weight  # type: ignore[assignment]
@@ -80,7 +86,8 @@ class ThreeClassStep(nn.Module):
         entropy = (per_pixel.sum((1, 2)) / valid).mean()
         objects = torch.logsumexp(logit[:, [INSIDE, BORDER]], dim=1, keepdim=True) - logit[:, :1]
         foreground = foreground_loss(objects, label)
-        return Losses(entropy + foreground, entropy[None], foreground)
+        none = entropy.new_zeros(())
+        return Losses(entropy + foreground, entropy[None], foreground, none, none)
 
 
 def classes(label: Tensor) -> Tensor:
