@@ -105,9 +105,9 @@ def evaluate(
 
 @app.command
 def predict(checkpoint: Path, /, *images: Path, out: Path, batch_size: int = 1, device: str = "auto") -> None:
-    """Write what the checkpoint's task predicts for each image: label map, overlay, embedding as RGB and COCO RLE JSON,
-    and boundary or class maps. Files whose results are there are not done again; one that fails stops no other, is
-    named at the end and makes the exit status 1.
+    """Write what the checkpoint's task predicts for each image: label map, overlay, embedding as RGB and COCO RLE JSON;
+    class map or boundary probabilities where it has them. Images that are done are not done again; one that fails
+    stops no other, is named at the end and makes the exit status 1.
 
     Parameters
     ----------

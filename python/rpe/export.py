@@ -1,16 +1,13 @@
 """Result files of `rpe predict`: label map (16-bit PNG), overlay, embedding as RGB, and objects as COCO RLE
 JSON.
 
-Each is written to a temporary name and renamed, the JSON last: where it is, the others are whole. What is in a
-prediction is `prediction.py`; further pictures are those of the task.
+Only writes; what is in a prediction is `prediction.py`, further pictures are those of the task (`tasks/`).
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +25,6 @@ from .report import embedding_to_rgb, overlay
 _MOST_LABELS = 2**16 - 1
 _MOST_PIXELS = 4096
 """Longer side of overlay and embedding pictures; those of larger images show every n-th pixel."""
-
-
-def finished_file(folder: Path, name: str) -> Path:
-    """The file of an image that is written last."""
-    return folder / f"{name}.objects.json"
 
 
 def write_prediction(
@@ -73,11 +65,9 @@ def write_prediction(
     paths = {}
     for role, picture in pictures.items():
         paths[role] = folder / f"{name}.{role}.png"
-        with _whole(paths[role]) as temporary:
-            Image.fromarray(picture).save(temporary, format="PNG")
-    paths["objects"] = finished_file(folder, name)
-    with _whole(paths["objects"]) as temporary:
-        temporary.write_text(json.dumps(coco_objects(name, prediction)), encoding="utf-8")
+        Image.fromarray(picture).save(paths[role])
+    paths["objects"] = folder / f"{name}.objects.json"
+    paths["objects"].write_text(json.dumps(coco_objects(name, prediction)), encoding="utf-8")
     return paths
 
 
@@ -122,11 +112,3 @@ def _run_lengths(mask: NDArray[np.bool_], top: int, left: int, height: int, widt
     starts, ends = place[begins], place[np.append(begins[1:], len(place)) - 1] + 1
     edges = np.stack([starts, ends], axis=1).reshape(-1)
     return [int(length) for length in np.diff(edges, prepend=0, append=height * width)]
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A temporary name that becomes `path` when all of it is written."""
-    temporary = path.with_name(f".{path.name}.writing")
-    yield temporary
-    os.replace(temporary, path)

@@ -1,7 +1,7 @@
 """`rpe predict` on many files: resumable, in batches, and one bad file never stops the rest.
 
-The folder of results remembers which weights and rules made them (`predict.json`); an image is done when its last file,
-the objects' JSON, is there and not older than the image. One prediction is `predict.py`, its files are `export.py`.
+The folder of results keeps a journal, `predict.jsonl`: first which weights and rules it belongs to, then a line for
+each image whose files are all written. One prediction is `predict.py`, which files it has is the task's business.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from rich.console import Console
 from rich.progress import track
@@ -19,12 +19,12 @@ from torch import Tensor
 
 from .data.reading import IMAGE_SUFFIXES
 from .errors import UserError
-from .export import finished_file, write_prediction
+from .export import write_prediction
 from .images import as_image
 from .predict import Predictor
 from .settings import to_mapping
 
-_ORIGIN = "predict.json"
+_JOURNAL = "predict.jsonl"
 _Read: TypeAlias = "tuple[Path, Tensor]"
 
 
@@ -83,10 +83,10 @@ def predict_files(
     Raises:
         UserError: `out` holds results of another model or of other rules.
     """
-    _claim(out, predictor)
+    finished = _journal(out, predictor)
     outcome, batch = Outcome(), list[_Read]()
     for file in track(files, "predicting", console=console, disable=not console.is_terminal):
-        if _is_done(file, out):
+        if finished.get(file.name) == _stamp(file):
             outcome.skipped += 1
             continue
         try:
@@ -116,8 +116,9 @@ def _segment(predictor: Predictor, batch: list[_Read], out: Path, outcome: Outco
         return
     for (file, image), prediction in zip(batch, predictions, strict=True):
         try:
-            further = predictor.task.pictures(prediction)
-            written = write_prediction(out, file.stem, image, prediction, further)
+            written = write_prediction(out, file.stem, image, prediction, predictor.task.pictures(prediction))
+            with open(out / _JOURNAL, "a", encoding="utf-8") as journal:
+                journal.write(json.dumps({"image": file.name, "stamp": _stamp(file)}) + "\n")
         except Exception as error:
             outcome.failed[file] = _reason(error)
             continue
@@ -126,30 +127,34 @@ def _segment(predictor: Predictor, batch: list[_Read], out: Path, outcome: Outco
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _is_done(file: Path, out: Path) -> bool:
-    finished = finished_file(out, file.stem)
-    return file.exists() and finished.exists() and finished.stat().st_mtime >= file.stat().st_mtime
+def _stamp(file: Path) -> list[int]:
+    """Size and time of a file: an image that was replaced is done again."""
+    if not file.exists():
+        return []
+    status = file.stat()
+    return [status.st_size, status.st_mtime_ns]
 
 
-def _claim(out: Path, predictor: Predictor) -> None:
-    """Say in the folder what its results are made with, or check that it is the same."""
+def _journal(out: Path, predictor: Predictor) -> dict[str, list[int]]:
+    """Images that are done, with their stamps; a new folder is claimed for this model and its rules."""
     digest = hashlib.sha256()
     for name, value in sorted(predictor.model.state_dict().items()):
         digest.update(name.encode() + value.cpu().numpy().tobytes())
     config = to_mapping(predictor.config)
-    origin = {
-        "weights": digest.hexdigest(),
-        "task": config["task"],
-        "model": config["model"],
-        "decode": config["decode"],
-    }
-    path = out / _ORIGIN
+    origin = {key: config[key] for key in ("task", "model", "decode")} | {"weights": digest.hexdigest()}
+    path = out / _JOURNAL
+    lines: list[dict[str, Any]] = []
     if path.exists():
-        if json.loads(path.read_text(encoding="utf-8")) != origin:
-            raise UserError(f"{out}: holds results of another model or of other rules; choose another --out")
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(origin, indent=1), encoding="utf-8")
+        # A kill may have cut the last line short: its image is done again.
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text[: text.rfind("\n") + 1], encoding="utf-8")
+        lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    if not lines:
+        out.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(origin) + "\n", encoding="utf-8")
+    elif lines[0] != origin:
+        raise UserError(f"{out}: holds results of another model or of other rules; choose another --out")
+    return {line["image"]: line["stamp"] for line in lines[1:]}
 
 
 def _reason(error: Exception) -> str:

@@ -77,20 +77,16 @@ class Predictor:
             by_size.setdefault(tensor.shape, []).append(index)
         found: dict[int, Prediction] = {}
         for (_, height, width), group in by_size.items():
-            parts = self._parts(height, width)
-            if len(parts) > 1 and not self.task.joins_tiles:
-                for index in group:
-                    found[index] = self.decode(self.embed(tensors[index]), (height, width), rules)
-                continue
-            if len(parts) > 1:
-                found.update(
-                    {index: self._join(tensors[index], parts, rules, keep_embedding) for index in group}
-                )
-                continue
-            outputs = self._network([tensors[index] for index in group], parts[0])
-            for place, index in enumerate(group):
-                one = (None if maps is None else maps[place : place + 1] for maps in outputs)
-                found[index] = self.decode(Output(*one), (height, width), rules)  # type: ignore[arg-type]
+            size, parts = (height, width), self._parts(height, width)
+            if len(parts) == 1:
+                outputs = self._network([tensors[index] for index in group], parts[0])
+                for place, index in enumerate(group):
+                    one = (None if maps is None else maps[place : place + 1] for maps in outputs)
+                    found[index] = self.decode(Output(*one), size, rules)  # type: ignore[arg-type]
+            elif self.task.joins:
+                found |= {index: self._join(tensors[index], parts, rules, keep_embedding) for index in group}
+            else:
+                found |= {index: self.decode(self.embed(tensors[index]), size, rules) for index in group}
         return [found[index] for index in range(len(tensors))]
 
     def decode(self, output: Output, size: tuple[int, int], rules: DecodeConfig) -> Prediction:

@@ -107,16 +107,17 @@ def test_predict_goes_on_where_it_was_and_past_bad_files(
     summary = told[told.index("3 images, 1 failed:") :]
     assert "c.png" in summary and "a.png" not in summary and "Traceback" not in told
     roles = ("labels.png", "overlay.png", "embedding.png", "objects.json")
-    wanted = sorted([f"{name}.{role}" for name in "abd" for role in roles] + ["predict.json"])
+    wanted = sorted([f"{name}.{role}" for name in "abd" for role in roles] + ["predict.jsonl"])
     assert sorted(path.name for path in out.iterdir()) == wanted
 
-    (out / "b.objects.json").unlink()  # as a kill before the last file of b leaves it
-    times = {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.name[0] in "ad"}
+    journal = out / "predict.jsonl"  # as a kill amid its last line leaves it
+    journal.write_text(journal.read_text()[:-9])
+    times = {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.name[0] in "ab"}
     Image.fromarray(np.arange(1800, dtype=np.uint8).reshape(20, 30, 3)).save(folder / "c.png")
     assert call(monkeypatch, *command) == 0
     told = capsys.readouterr().out
     assert "2 images, 2 done before" in told and told.count("objects ->") == 2
-    assert times == {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.name[0] in "ad"}
+    assert times == {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.name[0] in "ab"}
 
     other = run_folder.parent / "other.pt"
     content = torch.load(run_folder / "model.pt", weights_only=True)

@@ -36,7 +36,7 @@ def colour_predictor(window: int = 0, background: str = "head") -> Predictor:
     """Embeds a pixel as its colour around grey: pure colours are 90 degrees or more apart; black is background."""
     decode = DecodeConfig(window=window, min_size=6, threshold=0.9, background=background)  # type: ignore[arg-type]
     model = RPE(Colours(), dim=3, grouping=RecurrentGrouping(num_steps=1, kappa=20.0))
-    assert model.foreground_head is not None
+    assert model.foreground_head is not None and model.embedding_head is not None
     with torch.no_grad():
         model.embedding_head.weight.copy_(2 * torch.eye(3)[:, :, None, None])
         model.embedding_head.bias.fill_(-1)

@@ -40,8 +40,8 @@ class UNet(nn.Module):
             raise ValueError("unet: channels must name at least one level")
         self.out_channels = int(channels[0])
         self.output_stride = output_stride
-        self.level_channels = tuple(int(width) for width in channels)
         self.total_stride = output_stride * 2 ** (len(channels) - 1)
+        self.level_channels = tuple(int(width) for width in channels)
         self.space_to_depth = nn.PixelUnshuffle(output_stride)
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
         width = in_channels * output_stride**2

@@ -22,7 +22,8 @@ from ..build import build_backbone_of
 from ..checkpoint import load_weights, read_checkpoint
 from ..config import Config
 from ..data import IGNORE
-from ..objective import Losses, foreground_loss
+from ..losses import foreground_loss
+from ..objective import Losses
 from ..position import Origin
 from ..preprocess import preprocess
 
@@ -85,8 +86,8 @@ class ThreeClassStep(nn.Module):
         entropy = (per_pixel.sum((1, 2)) / valid).mean()
         objects = torch.logsumexp(logit[:, [INSIDE, BORDER]], dim=1, keepdim=True) - logit[:, :1]
         foreground = foreground_loss(objects, label)
-        nothing = torch.zeros_like(entropy)
-        return Losses(entropy + foreground, entropy[None], foreground, nothing, nothing)
+        none = entropy.new_zeros(())
+        return Losses(entropy + foreground, entropy[None], foreground, none, none)
 
 
 def classes(label: Tensor) -> Tensor:

@@ -43,8 +43,9 @@ class Task(abc.ABC):
     name: ClassVar[str]
     groups: ClassVar[bool] = True
     """Whether the embedding is grouped by mean shift at inference."""
-    joins_tiles: ClassVar[bool] = False
-    """Whether a large image is decoded tile by tile and the label maps joined; else its maps are put together first."""
+    joins: ClassVar[bool] = False
+    """Whether a large image is decoded tile by tile and its label maps joined. Otherwise the maps of the whole image
+    are in memory at once."""
 
     def check(self, config: Config, dataset: Dataset) -> None:
         """Raise `UserError` where the settings or the data do not fit the task."""

@@ -20,7 +20,7 @@ class InstanceTask(Task):
     """Instances without classes."""
 
     name = "instance"
-    joins_tiles = True
+    joins = True
 
     def decode(
         self, output: Output, size: tuple[int, int], grouping: RecurrentGrouping, rules: DecodeConfig
