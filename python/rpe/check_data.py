@@ -1,5 +1,6 @@
 """`rpe check-data`: read a whole data set, count what is in it, and say what is wrong and where.
- `survey` reads, `run` prints and gives the exit status. What counts as wrong is decided by the formats
+
+`survey` reads, `run` prints and gives the exit status. What counts as wrong is decided by the formats
 (`rpe.data`).
 """
 
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .data import DataError, Problem, Sample, open_dataset
+from .data import DataError, Dataset, Problem, Sample, open_dataset
 
 _SIZES_SHOWN = 8
 
@@ -29,6 +30,8 @@ class Survey:
         instances: number of instances of each of them.
         sizes: images by (height, width).
         kinds: images by kind; those without a kind are left out.
+        classes: instances by class; empty where the data has no classes.
+        annotators: images by their number of annotators; empty where each has one.
         problems: every fault found.
     """
 
@@ -36,16 +39,22 @@ class Survey:
     instances: list[int] = field(default_factory=list)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
+    classes: Counter[str] = field(default_factory=Counter)
+    annotators: Counter[int] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
 
-    def add(self, sample: Sample, has_background: bool) -> None:
+    def add(self, sample: Sample, dataset: Dataset) -> None:
         """Count one image."""
-        lowest = 1 if has_background else 0
+        lowest = 1 if dataset.has_background else 0
         self.num_images += 1
         self.instances.append(int((np.unique(sample.label.numpy()) >= lowest).sum()))
         self.sizes[sample.size] += 1
         if sample.kind is not None:
             self.kinds[sample.kind] += 1
+        if sample.instance_class is not None:
+            self.classes.update(dataset.classes[number] for number in sample.instance_class.values())
+        if sample.annotations:
+            self.annotators[len(sample.annotations)] += 1
 
 
 def survey(
@@ -72,7 +81,7 @@ def survey(
         sample, problems = dataset.inspect(index)
         result.problems += problems
         if sample is not None:
-            result.add(sample, dataset.has_background)
+            result.add(sample, dataset)
         advance(index + 1, len(dataset))
     return result
 
@@ -135,6 +144,15 @@ def counts_table(result: Survey) -> Table:
     table.add_row("width x height", "\n".join(sizes + ([f"and {rest} more"] if rest > 0 else [])))
     if result.kinds:
         table.add_row("kinds", "\n".join(f"{kind}: {number}" for kind, number in result.kinds.most_common()))
+    if result.classes:
+        table.add_row(
+            "classes", ", ".join(f"{name}: {number}" for name, number in result.classes.most_common())
+        )
+    if result.annotators:
+        table.add_row(
+            "annotators",
+            ", ".join(f"{number}: {images}" for number, images in sorted(result.annotators.items())),
+        )
     return table
 
 

@@ -7,6 +7,7 @@ Heavy modules are imported inside the commands, so that `rpe --help` is quick.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,11 +15,13 @@ import cyclopts
 from cyclopts import App, Parameter
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 import rpe_ops
 
 from .config import Config
 from .errors import UserError
+from .experiments.settings import EXPERIMENTS
 
 app = App(
     name="rpe",
@@ -76,37 +79,52 @@ def evaluate(
     out: Path | None = None,
     num_steps: int | None = None,
 ) -> None:
-    """Evaluate a checkpoint on a data set: a table, evaluation.html and evaluation.json.
+    """Evaluate a checkpoint on a data set by its task's metrics: a table, evaluation.html and evaluation.json.
 
     Parameters
     ----------
     checkpoint: model.pt or checkpoint.pt of a run.
     data: FORMAT:ROOT.
     split: part of the data set; all of it by default.
-    out: folder of the results; by default beside the checkpoint.
+    out: folder of the results; by default one for this data and split in `evaluations` beside the checkpoint.
     num_steps: mean-shift steps, in place of the checkpoint's.
     """
     from .predict import load
-    from .run import run_evaluation
+    from .run import evaluation_folder, run_evaluation
 
     run_evaluation(
-        load(checkpoint), data, split, out or checkpoint.parent, console=_console(), num_steps=num_steps
+        load(checkpoint),
+        data,
+        split,
+        out or evaluation_folder(checkpoint, data, split, num_steps),
+        console=_console(),
+        num_steps=num_steps,
+        run=checkpoint.parent,
     )
 
 
 @app.command
-def predict(checkpoint: Path, /, *images: Path, out: Path) -> None:
-    """Segment images: label map, overlay, embedding as RGB and COCO RLE JSON for each.
+def predict(checkpoint: Path, /, *images: Path, out: Path, batch_size: int = 1, device: str = "auto") -> None:
+    """Write what the checkpoint's task predicts for each image: label map, overlay, embedding as RGB and COCO RLE JSON;
+    class map or boundary probabilities where it has them. Images that are done are not done again; one that fails
+    stops no other, is named at the end and makes the exit status 1.
 
     Parameters
     ----------
     checkpoint: model.pt or checkpoint.pt of a run.
-    images: image files.
+    images: image files, and folders of them.
     out: folder of the results.
+    batch_size: images of one size that pass through the network together.
+    device: cpu, cuda, ...; by default a GPU where there is one.
     """
     from .run import run_prediction
 
-    run_prediction(checkpoint, images, out, console=_console())
+    sys.exit(
+        min(
+            1,
+            run_prediction(checkpoint, images, out, batch_size=batch_size, device=device, console=_console()),
+        )
+    )
 
 
 @app.command(name="check-data")
@@ -129,6 +147,44 @@ def info() -> None:
     from .run import print_info
 
     print_info(_console())
+
+
+experiment = App(name="experiment", help="Small experiments, each with a figure and a JSON.")
+app.command(experiment)
+
+
+@experiment.default
+def list_experiments(*, list: bool = True) -> None:
+    """Name the experiments and what they ask.
+
+    Parameters
+    ----------
+    list: what happens without a name too.
+    """
+    from .experiments.record import question
+
+    table = Table(box=None, show_header=False)
+    for name, options in EXPERIMENTS.items():
+        table.add_row(name, question(options))
+    _console().print(table)
+
+
+def _experiment_command(name: str, options: type) -> Callable[..., None]:
+    """The command of one experiment, with its options and the folder of its files."""
+    defaults = options()
+
+    def command(*, options: Any = defaults, out: Path = Path("runs/experiments")) -> None:
+        from .experiments.record import run_experiment
+
+        run_experiment(name, options, out, _console())
+
+    command.__doc__ = options.__doc__
+    command.__annotations__ = {"options": Annotated[options, Parameter(name="*")], "out": Path}
+    return command
+
+
+for _name, _options in EXPERIMENTS.items():
+    experiment.command(_experiment_command(_name, _options), name=_name)
 
 
 def _console() -> Console:

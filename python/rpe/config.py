@@ -23,6 +23,12 @@ class DataConfig:
     """Side of a training view in pixels."""
     scale: tuple[float, float] = (1.0, 1.0)
     """Range of the random zoom."""
+    flip: Literal["none", "horizontal", "both"] = "both"
+    """Random mirroring: none, left-right, or left-right and up-down."""
+    quarter_turns: bool = True
+    """Rotate by 0, 90, 180 or 270 degrees."""
+    rotation: float = 0.0
+    """Rotate by up to this many degrees either way, up to 180."""
     brightness: float = 0.2
     """Random gain, 1 +- this."""
     contrast: float = 0.2
@@ -44,17 +50,25 @@ class ModelConfig:
     """The network."""
 
     backbone: str = "unet"
-    """Registered name: unet, resnet_fpn or your own."""
+    """Registered name: unet, resnet_fpn or your own; timm:NAME is an encoder of timm with a pyramid."""
     channels: tuple[int, ...] = (32, 64, 96, 128)
     """Widths of the backbone's levels."""
     output_stride: int = 2
     """Pixels per cell of the embedding map."""
+    atrous_stride: int = 0
+    """Stride from which the stages of resnet_fpn or timm dilate and shrink no more: 4, 8, 16 or 32; 0 leaves it to the
+    backbone.
+    """
+    pretrained: bool = False
+    """Start from timm's weights, which are downloaded."""
     norm: Literal["batch", "group"] = "batch"
     """Normalisation layers."""
     dim: int = 16
     """Embedding dimension D."""
     foreground: bool = True
-    """Add the head that tells objects from background."""
+    """Add the head that tells objects from background; the tasks instance and proposals have it."""
+    num_classes: int = 0
+    """Classes of the semantic head, the background counted; the tasks semantic and semantic_instance need it."""
     position_periods: tuple[float, ...] = ()
     """Periods in pixels of sine and cosine channels of the position, appended to the image."""
     normalize: Literal["none", "percentile"] = "none"
@@ -93,8 +107,14 @@ class ObjectiveConfig:
     """Side in cells of the windows whose points are compared; 0 compares all points of an image."""
     max_points: int = 0
     """Points sampled per window, shared evenly among its instances; 0 takes all."""
+    embedding_weight: float = 1.0
+    """Weight of the pairwise losses."""
     foreground_weight: float = 1.0
     """Weight of the foreground loss."""
+    semantic_weight: float = 1.0
+    """Weight of the cross-entropy of classes."""
+    boundary_weight: float = 1.0
+    """Weight of the boundary losses."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +137,14 @@ class DecodeConfig:
     """Cut clusters that fall apart in the plane."""
     min_size: int = 16
     """Objects with fewer pixels are removed."""
+    kappas: tuple[float, ...] = ()
+    """Concentrations at which proposals are made, each with every threshold; by default that of the grouping."""
+    thresholds: tuple[float, ...] = ()
+    """Thresholds at which proposals are made; by default `threshold`."""
+    duplicate_iou: float = 0.9
+    """Of two proposals that overlap at least so much the one with the lower score is left out."""
+    max_proposals: int = 100
+    """Proposals kept in an image, best first."""
 
 
 @dataclass(frozen=True)
@@ -126,11 +154,15 @@ class TrainingConfig:
     steps: int = 1000
     """Optimiser steps."""
     batch_size: int = 8
-    """Views per step and process."""
+    """Views per batch; a step takes batch_size x accumulate x processes of them."""
     accumulate: int = 1
-    """Batches whose gradients are summed into one step."""
+    """Batches whose gradients are averaged into one step."""
     learning_rate: float = 3e-3
-    """Peak of the one-cycle (warm-up, then cosine) schedule."""
+    """Peak of the schedule."""
+    schedule: Literal["cosine", "poly"] = "cosine"
+    """How the learning rate falls to zero after the warm-up."""
+    power: float = 0.9
+    """Exponent of the poly schedule."""
     weight_decay: float = 0.01
     """Of AdamW."""
     warmup: float = 0.05
@@ -139,6 +171,8 @@ class TrainingConfig:
     """Largest gradient norm; 0 does not clip."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Automatic mixed precision of the backbone."""
+    recompute: bool = False
+    """Recompute each mean-shift step in the backward pass: less memory for more time."""
     workers: int = 0
     """Processes that prepare views."""
     threads: int = 0
@@ -153,6 +187,8 @@ class TrainingConfig:
 class Config:
     """All settings of one run."""
 
+    task: Literal["instance", "proposals", "semantic", "semantic_instance", "boundary"] = "instance"
+    """What is predicted: instances, ranked object proposals, classes, instances with classes, or boundaries."""
     output: str = ""
     """Folder of the run; by default runs/NAME-OF-THE-CONFIG."""
     seed: int = 0

@@ -104,7 +104,10 @@ def foreground_probability(foreground: Tensor | None, size: tuple[int, int], con
         raise ValueError(
             "decode.background is 'head' but the model has no foreground head; use 'largest' or 'none'"
         )
-    return F.interpolate(foreground[None], size=size, mode="bilinear", align_corners=False)[0, 0].sigmoid()
+    # By the stride, not to the size: where the stride does not divide the size, the last cell reaches beyond the image.
+    stride = -(-size[0] // foreground.shape[1])
+    logit = F.interpolate(foreground[None], scale_factor=float(stride), mode="bilinear", align_corners=False)
+    return logit[0, 0, : size[0], : size[1]].sigmoid()
 
 
 def object_scores(
@@ -120,12 +123,12 @@ def object_scores(
     if count == 0:
         return np.zeros(0, dtype=np.float32)
     index = torch.from_numpy(np.ascontiguousarray(objects, dtype=np.int64))
-    confidence = _mean_by(probability.cpu().reshape(-1, 1), index.reshape(-1), count)[:, 0]
+    confidence = mean_by_label(probability.cpu().reshape(-1, 1), index.reshape(-1), count)[:, 0]
     cells = index[::stride, ::stride].reshape(-1)
     points = embedding.cpu().flatten(1).T  # [h * w, D]
-    centre = F.normalize(_mean_by(points, cells, count), dim=1)
+    centre = F.normalize(mean_by_label(points, cells, count), dim=1)
     cosine = (points * centre[(cells - 1).clamp(min=0)]).sum(1, keepdim=True)
-    similarity = (1 + _mean_by(cosine, cells, count)[:, 0]) / 2
+    similarity = (1 + mean_by_label(cosine, cells, count)[:, 0]) / 2
     return (confidence * similarity).clamp(0, 1).numpy().astype(np.float32)
 
 
@@ -173,7 +176,7 @@ def _clean(pixels: NDArray[np.integer], config: DecodeConfig) -> NDArray[np.inte
     return np.asarray(dense if (objects == 0).any() else dense + 1)
 
 
-def _mean_by(values: Tensor, index: Tensor, count: int) -> Tensor:
+def mean_by_label(values: Tensor, index: Tensor, count: int) -> Tensor:
     """Mean of `[n, C]` rows over each index 1..count, zeros where there is none."""
     total = torch.zeros(count + 1, values.shape[1], dtype=values.dtype).index_add_(0, index, values)
     number = torch.bincount(index, minlength=count + 1).clamp(min=1)

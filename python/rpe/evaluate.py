@@ -1,5 +1,6 @@
 """Evaluating a predictor on a data set: one table, one JSON, one HTML report.
- Metrics are `rpe.metrics`, pictures and the report `rpe.report`; this file runs the predictor over the images
+ Metrics are those of the predictor's task (`rpe.tasks`), pictures and the report `rpe.report`; this file runs the
+ predictor over the images
 and lays out the numbers.
 """
 
@@ -13,18 +14,8 @@ from rich.progress import track
 from rich.table import Table
 
 from .data import Dataset
-from .metrics import Evaluator
 from .predict import Predictor
-from .report import ReportImage
-
-_COLUMNS = (
-    ("AP@0.5", "ap50"),
-    ("AP mean", "ap_mean"),
-    ("F1@0.5", "f1_50"),
-    ("ARI", "ari"),
-    ("SBD", "sbd"),
-    ("|dC|", "abs_dic"),
-)
+from .report import ReportImage, rank
 
 
 def evaluate(
@@ -33,32 +24,33 @@ def evaluate(
     *,
     num_steps: int | None = None,
     console: Console | None = None,
-    proposals: bool = True,
 ) -> dict[str, Any]:
-    """Predict every image and collect the metrics.
+    """Predict every image and collect the metrics of the predictor's task.
 
     Args:
         predictor: the model.
-        dataset: images with label maps.
+        dataset: images with their truth.
         num_steps: mean-shift steps, in place of the config's.
         console: where a progress bar is drawn; None draws none.
-        proposals: compute average recall too (it takes most of the time).
 
     Returns:
-        `Evaluator.result()` with "by_shape" added: AP at IoU 0.5 by height x width and kind.
+        `tasks.TaskEvaluator.result()` with "task" added, and for instances "by_shape": AP by height x width and kind.
+
+    Raises:
+        UserError: the data does not fit the task.
     """
-    evaluator = Evaluator(has_background=dataset.has_background, **({} if proposals else {"proposals": ()}))
+    task = predictor.task
+    task.check(predictor.config, dataset)
+    evaluator = task.evaluator(dataset)
     indices = range(len(dataset))
     for index in track(
         indices, "evaluating", console=console, disable=console is None or not console.is_terminal
     ):
         sample = dataset[index]
-        prediction = predictor.predict(sample.image, num_steps=num_steps)
-        evaluator.add(
-            sample.name, sample.kind, sample.size, prediction.labels, prediction.scores.tolist(), sample.label
-        )
-    result = evaluator.result()
-    result["by_shape"] = _by_shape(result["images"])
+        evaluator.add(index, sample, predictor.predict(sample.image, num_steps=num_steps))
+    result = {"task": task.name, **evaluator.result()}
+    if "by_size" in result:
+        result["by_shape"] = _by_shape(result["images"])
     return result
 
 
@@ -66,16 +58,17 @@ def result_table(result: dict[str, Any], title: str) -> Table:
     """The numbers overall, per group of image sizes, per kind, and per exact size and kind."""
     table = Table(title=title)
     table.add_column("images")
-    for heading in ("n", *(heading for heading, _ in _COLUMNS)):
+    table.add_column("n", justify="right")
+    for _, heading, _ in result["columns"]:
         table.add_column(heading, justify="right")
 
     def add(name: str, group: dict[str, Any], end: bool = False) -> None:
-        cells = [_cell(group.get(key)) for _, key in _COLUMNS]
+        cells = [_cell(group.get(key)) for key, _, _ in result["columns"]]
         table.add_row(name, str(group["images"]), *cells, end_section=end)
 
     add("all", result["overall"], end=True)
     for section in ("by_size", "by_kind", "by_shape"):
-        groups = result[section]
+        groups = result.get(section, {})
         for position, (name, group) in enumerate(groups.items(), start=1):
             add(name, group, end=position == len(groups))
     return table
@@ -84,22 +77,29 @@ def result_table(result: dict[str, Any], title: str) -> Table:
 def pictures(
     predictor: Predictor, dataset: Dataset, result: dict[str, Any], count: int = 6
 ) -> list[ReportImage]:
-    """Images for the report: `count` of them, evenly spread from the worst to the best AP at IoU 0.5."""
-    order = sorted(range(len(dataset)), key=lambda index: float(result["images"][index]["ap50"]))
+    """Images for the report: `count` of them, evenly spread from the worst to the best."""
+    task, key = predictor.task, result["order"]
+    ranked = [index for index, row in enumerate(result["images"]) if row[key] is not None]
+    order = sorted(ranked, key=lambda index: rank(result["images"][index], key))
     last = len(order) - 1
     chosen = sorted({round(place * last / max(1, count - 1)) for place in range(count)}) if order else []
     images = []
-    for index in (order[place] for place in chosen):
+    for place in chosen:
+        index = order[place]
         sample = dataset[index]
+        prediction = predictor.predict(sample.image)
+        standing = {0: "the worst: ", last: "the best: "}.get(place, "") if last else ""
         images.append(
             ReportImage(
                 name=sample.name,
                 image=sample.image,
-                prediction=predictor.predict(sample.image).labels,
+                prediction=prediction.labels,
                 target=sample.label,
                 embeddings=predictor.trajectory(sample.image),
-                caption=f"AP at IoU 0.5: {result['images'][index]['ap50']:.3f}",
+                caption=f"{standing}{key} {result['images'][index][key]:.3f}",
                 has_background=dataset.has_background,
+                panels=task.panels(sample, prediction, dataset),
+                compare=task.groups,
             )
         )
     return images

@@ -11,6 +11,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import rpe_ops
 
@@ -25,6 +26,7 @@ class RecurrentGrouping(nn.Module):
         eta: step size, 1 moves every point to its kernel mean.
         learn_kappa: make log(kappa) a parameter.
         backend: `rpe_ops` backend.
+        recompute: keep no more of a step than its points and compute it again in the backward pass.
     """
 
     log_kappa: Tensor
@@ -37,6 +39,7 @@ class RecurrentGrouping(nn.Module):
         eta: float = 1.0,
         learn_kappa: bool = False,
         backend: str = "auto",
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         if num_steps < 0:
@@ -44,7 +47,7 @@ class RecurrentGrouping(nn.Module):
         start = float(rpe_ops.kappa_from_margin(margin)) if kappa is None else float(kappa)
         if not start > 0:
             raise ValueError(f"grouping.kappa must be above 0, got {start}")
-        self.num_steps, self.eta, self.backend = num_steps, eta, backend
+        self.num_steps, self.eta, self.backend, self.recompute = num_steps, eta, backend, recompute
         log_kappa = torch.tensor(math.log(start))
         if learn_kappa:
             self.log_kappa = nn.Parameter(log_kappa)
@@ -65,13 +68,27 @@ class RecurrentGrouping(nn.Module):
         steps = self.num_steps if num_steps is None else num_steps
         if steps == 0 or points.shape[0] == 0:
             return [points] * (steps + 1)
+        if not (self.recompute and torch.is_grad_enabled()):
+            return [points, *self._move(points, offsets, self.kappa, steps, True)]
+        trajectory = [points]
+        for step in range(steps):
+            (moved,) = checkpoint(
+                self._move, trajectory[-1], offsets, self.kappa, 1, step == 0, use_reentrant=False
+            )
+            trajectory.append(moved)
+        return trajectory
+
+    def _move(
+        self, points: Tensor, offsets: Tensor, kappa: Tensor, num_steps: int, normalize: bool
+    ) -> list[Tensor]:
         moved = rpe_ops.mean_shift(
             points,
-            kappa=self.kappa,
+            kappa=kappa,
             eta=self.eta,
-            num_steps=steps,
+            num_steps=num_steps,
             offsets=offsets,
+            normalize=normalize,
             return_trajectory=True,
             backend=self.backend,
         )
-        return [points, *moved]
+        return list(moved)

@@ -17,32 +17,40 @@ from .settings import flatten, to_mapping
 LIMITS: dict[str, tuple[float, float]] = {
     "seed": (0, 2**63 - 1),
     "data.crop": (1, math.inf),
-    "data.brightness": (0, 1),
-    "data.contrast": (0, 1),
-    "data.colour": (0, 1),
+    "data.rotation": (0, 180),
+    "data.brightness": (0, 0.99),
+    "data.contrast": (0, 0.99),
+    "data.colour": (0, 0.99),
     "data.gamma": (0, math.inf),
     "data.noise": (0, math.inf),
     "data.min_pixels": (0, math.inf),
     "data.balance": (0, 1),
     "model.output_stride": (1, math.inf),
     "model.dim": (1, math.inf),
+    "model.num_classes": (0, 2**16 - 1),
     "grouping.num_steps": (0, math.inf),
     "grouping.eta": (0, math.inf),
     "objective.margin": (0, 1),
     "objective.window": (0, math.inf),
     "objective.max_points": (0, math.inf),
+    "objective.embedding_weight": (0, math.inf),
     "objective.foreground_weight": (0, math.inf),
+    "objective.semantic_weight": (0, math.inf),
+    "objective.boundary_weight": (0, math.inf),
     "decode.foreground_threshold": (0, 1),
     "decode.num_steps": (0, math.inf),
     "decode.threshold": (0, 1),
     "decode.window": (0, math.inf),
     "decode.min_size": (0, math.inf),
+    "decode.duplicate_iou": (0, 1),
+    "decode.max_proposals": (1, math.inf),
     "training.steps": (1, math.inf),
     "training.batch_size": (1, math.inf),
     "training.accumulate": (1, math.inf),
     "training.learning_rate": (0, math.inf),
     "training.weight_decay": (0, math.inf),
     "training.warmup": (0, 1),
+    "training.power": (0, math.inf),
     "training.clip": (0, math.inf),
     "training.workers": (0, math.inf),
     "training.threads": (0, math.inf),
@@ -62,6 +70,12 @@ def check_limits(config: Config) -> None:
             raise UserError(
                 f"{name} must be {bound}, got {value!r}: change it in the config or on the command line"
             )
+    low, high = config.data.scale
+    if not 0 < low <= high < math.inf:
+        raise UserError(
+            f"data.scale must be a range [low, high] with 0 < low <= high, got [{low:g}, {high:g}]: "
+            "change it in the config or on the command line"
+        )
     reasons = rpe_ops.available_backends()
     if config.backend != "auto" and (config.backend not in reasons or reasons[config.backend] is not None):
         raise UserError(

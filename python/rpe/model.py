@@ -1,4 +1,5 @@
-"""RPE, the network: a backbone, an embedding head on the unit sphere and a small foreground head.
+"""RPE, the network: a backbone, an embedding head on the unit sphere, and small heads for foreground, classes or
+boundaries.
 
 An ordinary `nn.Module`: images in, feature maps out. Grouping (`grouping.py`), losses (`objective.py`) and
 label maps (`decode.py`) stand beside it and are not called from `forward`.
@@ -13,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .boundary_head import BoundaryHead
 from .grouping import RecurrentGrouping
-from .position import PeriodicPosition
+from .position import Origin, PeriodicPosition
 
 
 class Output(NamedTuple):
@@ -22,8 +24,13 @@ class Output(NamedTuple):
 
     embedding: Tensor
     """`[B, D, h, w]` float32, unit length along D."""
-    foreground: Tensor | None
+    foreground: Tensor | None = None
     """`[B, 1, h, w]` float32 logits, None for a model without a foreground head."""
+    semantic: Tensor | None = None
+    """`[B, K, h, w]` float32 logits of the classes, None for a model without a semantic head."""
+    boundary: Tensor | None = None
+    """`[B, L + 1, h, w]` float32 logits of the L depths and of their fusion, None for a model without a boundary head.
+    With it, `embedding` holds the depths' embeddings one after the other, D / L channels each."""
 
 
 class RPE(nn.Module):
@@ -33,10 +40,13 @@ class RPE(nn.Module):
         backbone: a module that maps `[B, 3, H, W]` to `[B, C, h, w]`. Its attributes `out_channels` and
             `output_stride` are read; where it lacks them a small image is passed through it once and they are
             measured.
-        dim: embedding dimension D.
+        dim: embedding dimension D; with a boundary head that of each depth.
         foreground: add a head that says which pixels belong to an object at all.
         position_periods: periods in pixels of position channels that are appended to the image (see
             `position.py`); the backbone then takes 3 + 4 * len(position_periods) channels.
+        num_classes: K classes of a semantic head; 0 adds none.
+        boundary: embed every level of the backbone (its `levels(image)` and `level_channels`, finest first; a backbone
+            without them has one) and add a boundary head, see `boundary_head.py`.
         grouping: the recurrent grouping that belongs to this network, kept here so that a learnt kappa is
             saved with the weights; None takes `RecurrentGrouping()`. `forward` does not call it.
     """
@@ -48,33 +58,52 @@ class RPE(nn.Module):
         foreground: bool = True,
         position_periods: Sequence[float] = (),
         grouping: RecurrentGrouping | None = None,
+        *,
+        num_classes: int = 0,
+        boundary: bool = False,
     ) -> None:
         super().__init__()
         if dim < 2:
             raise ValueError(f"RPE: dim must be at least 2, got {dim}")
         self.backbone = backbone
-        self.dim = dim
         self.position = PeriodicPosition(position_periods)
         channels, self.output_stride = _describe(backbone, 3 + self.position.channels)
-        self.embedding_head = nn.Conv2d(channels, dim, kernel_size=1)
+        widths = getattr(backbone, "level_channels", (channels,))
+        self.dim = dim * len(widths) if boundary else dim
+        self.boundary_head = BoundaryHead(widths, dim) if boundary else None
+        self.embedding_head = None if boundary else nn.Conv2d(channels, dim, kernel_size=1)
         self.foreground_head = nn.Conv2d(channels, 1, kernel_size=1) if foreground else None
+        self.semantic_head = nn.Conv2d(channels, num_classes, kernel_size=1) if num_classes else None
         self.grouping = RecurrentGrouping() if grouping is None else grouping
 
-    def forward(self, image: Tensor, origin: tuple[int, int] = (0, 0)) -> Output:
+    def forward(self, image: Tensor, origin: Origin = (0, 0)) -> Output:
         """`[B, 3, H, W]` floats in 0..1 to an `Output` at the backbone's stride.
 
-        `origin` is the row and column of the first pixel where the image is a part of a larger one; it matters to
-        position channels alone.
+        `origin` is the row and column of the first pixel where the image is a part of a larger one, one for all
+        images or `[B, 2]`; it matters to position channels alone.
         """
         if image.dim() != 4 or image.shape[1] != 3 or not image.is_floating_point():
             raise ValueError(
                 f"RPE: image must be a floating tensor [B, 3, H, W], got {image.dtype} {list(image.shape)}; "
                 "add the batch dimension with image[None], and divide 8-bit images by 255"
             )
-        feature = self.backbone(self.position(image, origin))
-        embedding = F.normalize(self.embedding_head(feature).float(), dim=1)
+        levels = self._levels(self.position(image, origin))
+        feature = levels[0]
+        boundary = None
+        if self.boundary_head is not None:
+            embedding, boundary = self.boundary_head(levels)
+        elif self.embedding_head is not None:
+            embedding = F.normalize(self.embedding_head(feature).float(), dim=1)
         foreground = None if self.foreground_head is None else self.foreground_head(feature).float()
-        return Output(embedding, foreground)
+        semantic = None if self.semantic_head is None else self.semantic_head(feature).float()
+        return Output(embedding, foreground, semantic, boundary)
+
+    def _levels(self, image: Tensor) -> list[Tensor]:
+        """Every level of the backbone where a boundary head asks for them, otherwise its feature map alone."""
+        if self.boundary_head is None or not hasattr(self.backbone, "levels"):
+            return [self.backbone(image)]
+        levels: list[Tensor] = self.backbone.levels(image)  # type: ignore[operator]
+        return levels
 
 
 def _describe(backbone: nn.Module, in_channels: int) -> tuple[int, int]:

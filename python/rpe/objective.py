@@ -1,39 +1,41 @@
-"""The training objective: pairwise loss on the embedding and after every grouping step, plus the foreground
-loss.
+"""The training objective: pairwise loss on the embedding and after every grouping step, plus the losses of the heads.
 
 It composes `rpe_ops.pairwise_loss`, `RecurrentGrouping` and `windows.pack`; it computes no pair itself and
-knows no optimiser.
+knows no optimiser. Every loss of a batch is the mean of its images' losses, so that a batch may be divided among
+processes and accumulated parts.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import rpe_ops
 
 from .config import ObjectiveConfig
+from .data.sample import IGNORE
 from .grouping import RecurrentGrouping
+from .losses import boundary_loss, foreground_loss, semantic_loss
 from .model import Output
 from .sampling import sample_balanced
 from .windows import Packed, pack, random_origin
-
-IGNORE = -1
-"""Label of pixels that take part in nothing (padding)."""
 
 
 class Losses(NamedTuple):
     """What one step minimises, and its parts for the log."""
 
     total: Tensor
-    """0-d: embedding + foreground_weight * foreground."""
+    """0-d: the sum of all parts, each times its weight."""
     steps: Tensor
     """`[num_steps + 1]` pairwise loss of the embedding and after each step, each entering with weight 1."""
     foreground: Tensor
     """0-d, 0 where the model has no foreground head."""
+    semantic: Tensor
+    """0-d, 0 where the model has no semantic head."""
+    boundary: Tensor
+    """0-d, summed over the depths and the fused map; 0 where the model has no boundary head."""
 
 
 class Objective(nn.Module):
@@ -42,14 +44,25 @@ class Objective(nn.Module):
     Args:
         config: margins, weights and windows.
         backend: `rpe_ops` backend.
+        pairs: what the embedding is to tell apart: "instance" (the labels) or "class" (the semantic map).
     """
 
-    def __init__(self, config: ObjectiveConfig, backend: str = "auto") -> None:
+    def __init__(
+        self,
+        config: ObjectiveConfig,
+        backend: str = "auto",
+        pairs: Literal["instance", "class"] = "instance",
+    ) -> None:
         super().__init__()
-        self.config, self.backend = config, backend
+        self.config, self.backend, self.pairs = config, backend, pairs
 
     def forward(
-        self, output: Output, label: Tensor, grouping: RecurrentGrouping, generator: torch.Generator
+        self,
+        output: Output,
+        label: Tensor,
+        grouping: RecurrentGrouping,
+        generator: torch.Generator,
+        semantic: Tensor | None = None,
     ) -> Losses:
         """Compare one forward pass with label maps.
 
@@ -58,29 +71,61 @@ class Objective(nn.Module):
             label: `[B, H, W]` int64, 0 = background, -1 = ignored.
             grouping: the recurrent grouping whose every step is supervised.
             generator: CPU generator for the window grid and the sampling.
+            semantic: `[B, H, W]` int64 classes, -1 = ignored; needed by a semantic head alone.
+
+        Raises:
+            ValueError: the model has a semantic head and the data has no classes.
         """
+        if semantic is None and output.semantic is not None:
+            raise ValueError(
+                "Objective: the model has a semantic head and the data has no classes; "
+                "use a format with classes (voc, coco, synthetic) or task = 'instance'"
+            )
+        steps = self.pairwise(
+            output, label if semantic is None or self.pairs == "instance" else semantic, grouping, generator
+        )
+        nothing = steps.new_zeros(())
+        config = self.config
+        foreground = nothing if output.foreground is None else foreground_loss(output.foreground, label)
+        classes = nothing
+        if output.semantic is not None and semantic is not None:
+            classes = semantic_loss(output.semantic, semantic)
+        boundary = nothing if output.boundary is None else boundary_loss(output.boundary, label)
+        total = (
+            config.embedding_weight * steps.sum()
+            + config.foreground_weight * foreground
+            + config.semantic_weight * classes
+            + config.boundary_weight * boundary
+        )
+        return Losses(total, steps, foreground, classes, boundary)
+
+    def pairwise(
+        self, output: Output, label: Tensor, grouping: RecurrentGrouping, generator: torch.Generator
+    ) -> Tensor:
+        """`[num_steps + 1]` pairwise loss of the embedding and after each step: the mean over images of the mean over
+        their windows, summed over the embedding's depths."""
         stride = _stride(output.embedding, label)
         packed, packed_label = self.pack_points(label[:, ::stride, ::stride], generator)
-        steps = []
-        for points in grouping(packed.rows(output.embedding), packed.offsets):
-            steps.append(
-                rpe_ops.pairwise_loss(
+        image = packed.images(output.embedding[0, 0].numel())
+        share = (len(label) * torch.bincount(image, minlength=len(label))[image]).reciprocal()  # [W]
+        depths = 1 if output.boundary is None else output.boundary.shape[1] - 1
+        losses = []
+        for embedding in packed.rows(output.embedding).chunk(depths, dim=1):
+            steps = []
+            for points in grouping(embedding, packed.offsets):
+                loss = rpe_ops.pairwise_loss(
                     points,
                     packed_label,
                     margin=self.config.margin,
                     weight=self.config.weight,
                     normalizer=self.config.normalizer,
-                    reduction="sum",
+                    reduction="none",
                     offsets=packed.offsets,
                     backend=self.backend,
                 )
-                / max(1, len(packed.offsets) - 1)
-            )
-        losses = torch.stack(steps)
-        foreground = losses.new_zeros(())
-        if output.foreground is not None:
-            foreground = foreground_loss(output.foreground, label)
-        return Losses(losses.sum() + self.config.foreground_weight * foreground, losses, foreground)
+                steps.append((loss * share).sum())
+            losses.append(torch.stack(steps))
+        return torch.stack(losses).sum(0)
 
     def pack_points(self, label: Tensor, generator: torch.Generator) -> tuple[Packed, Tensor]:
         """The points of `[B, h, w]` labels that enter the pairwise loss, with their labels `[T]`."""
@@ -90,24 +135,13 @@ class Objective(nn.Module):
         window = self.config.window
         packed = pack(mask, window, random_origin(window, generator))
         packed_label = packed.values(label)
-        keep = sample_balanced(packed_label, packed.offsets, self.config.max_points, generator)
-        if not bool(keep.all()):
-            packed = packed.select(keep)
-            packed_label = packed_label[keep]
+        if self.config.max_points > 0:
+            # One number per place, the same in every image: what is drawn does not depend on the rest of the batch.
+            place = torch.rand(label[0].numel(), generator=generator).to(label.device)
+            priority = place[packed.cell % len(place)]
+            keep = sample_balanced(packed_label, packed.offsets, self.config.max_points, priority)
+            packed, packed_label = packed.select(keep), packed_label[keep]
         return packed, packed_label
-
-
-def foreground_loss(logit: Tensor, label: Tensor) -> Tensor:
-    """Binary cross-entropy plus soft Dice of `[B, 1, h, w]` logits, upsampled to `[B, H, W]` labels; ignored
-    pixels are left out."""
-    logit = F.interpolate(logit, size=label.shape[-2:], mode="bilinear", align_corners=False).squeeze(1)
-    valid = (label != IGNORE).to(logit.dtype)
-    target = (label > 0).to(logit.dtype)
-    cross_entropy = (F.binary_cross_entropy_with_logits(logit, target, reduction="none") * valid).sum()
-    probability = logit.sigmoid() * valid
-    overlap = 2 * (probability * target).sum() + 1
-    dice = 1 - overlap / (probability.sum() + (target * valid).sum() + 1)
-    return cross_entropy / valid.sum().clamp(min=1) + dice
 
 
 def _stride(embedding: Tensor, label: Tensor) -> int:

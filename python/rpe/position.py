@@ -1,16 +1,19 @@
 """Periodic position channels: what lets a convolutional network give equal neighbours different embeddings.
  Plain coordinates do not extrapolate beyond the size of the training views; sines and cosines of the position
-do, being periodic, and only nearby objects have to differ (see `windows.py`). In training the phase is drawn
-anew for every image, from PyTorch's global generator, so that no place of a view is special.
+do, being periodic, and only nearby objects have to differ (see `windows.py`). Training gives every view a
+random origin (`views.py`), so that no place of a view is special; here is nothing random.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
+
+Origin: TypeAlias = "Tensor | tuple[int, int]"
 
 
 class PeriodicPosition(nn.Module):
@@ -32,22 +35,25 @@ class PeriodicPosition(nn.Module):
         """Channels appended."""
         return 4 * len(self.periods)
 
-    def forward(self, image: Tensor, origin: tuple[int, int] = (0, 0)) -> Tensor:
-        """`origin` is the row and column of the first pixel, where the image is a part of a larger one."""
+    def forward(self, image: Tensor, origin: Origin = (0, 0)) -> Tensor:
+        """`origin` is the row and column of the first pixel where the image is a part of a larger one: one for all
+        images, or `[B, 2]`."""
         if not self.periods:
             return image
         batch, _, height, width = image.shape
-        frequency = 2 * math.pi / torch.tensor(self.periods, dtype=image.dtype, device=image.device)
-        phase = image.new_zeros(batch, 2, len(self.periods))
-        if self.training:
-            phase = 2 * math.pi * torch.rand_like(phase)
-        row = origin[0] + torch.arange(height, dtype=image.dtype, device=image.device)
-        column = origin[1] + torch.arange(width, dtype=image.dtype, device=image.device)
-        angle_row = frequency[:, None] * row + phase[:, 0, :, None]  # [B, P, H]
-        angle_column = frequency[:, None] * column + phase[:, 1, :, None]  # [B, P, W]
+        start = torch.as_tensor(origin, device=image.device).expand(batch, 2)
+        angle_row = self._angle(start[:, 0], height)  # [B, P, H]
+        angle_column = self._angle(start[:, 1], width)  # [B, P, W]
         shape = (batch, -1, height, width)
         waves = [
             torch.cat([angle_row.sin(), angle_row.cos()], dim=1)[..., None].expand(shape),
             torch.cat([angle_column.sin(), angle_column.cos()], dim=1)[:, :, None].expand(shape),
         ]
-        return torch.cat([image, *waves], dim=1)
+        return torch.cat([image, *(wave.to(image.dtype) for wave in waves)], dim=1)
+
+    def _angle(self, start: Tensor, length: int) -> Tensor:
+        """`[B, P, length]` angles of the places from `start` `[B]` on; reduced before they are rounded, so that a
+        place a million pixels away is as exact as the first."""
+        place = start[:, None] + torch.arange(length, device=start.device)
+        period = torch.tensor(self.periods, device=start.device)[:, None]
+        return 2 * math.pi * (place[:, None].to(period.dtype) % period / period)

@@ -1,12 +1,14 @@
 """A trained model as an object that segments images: `rpe.load(checkpoint).predict(image)`.
- It joins preprocessing, the network (in overlapping tiles where an image is large) and `decode.py`. Writing
-result files is `export.py`.
+
+It joins preprocessing, the network, `decode.py` and, where an image is large, `tiling.py`: network and grouping then
+see one tile after the other, and memory beyond the image and the result does not grow with the image. Writing result
+files is `export.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,35 +18,22 @@ from torch import Tensor, nn
 
 import rpe_ops
 
+from . import tasks
 from .build import build_model
 from .checkpoint import load_weights, read_checkpoint
 from .config import Config, DecodeConfig
-from .data import read_image
-from .decode import decode, trajectory
+from .decode import trajectory
 from .errors import UserError
+from .images import Image, as_image
 from .model import RPE, Output
-from .preprocess import preprocess
+from .prediction import Prediction
+from .preprocess import Stretch
+from .tiling import Tile, TileJoiner, tile_sizes, tiles
 
 _TILE = 1024
-"""Side in pixels up to which an image passes through the network at once."""
+"""Side in pixels of the tiles of a large image."""
 _CONTEXT = 128
-"""Pixels around a tile that the network sees too."""
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """Objects of one image."""
-
-    labels: NDArray[np.int32]
-    """`[H, W]`, 0 = background, objects 1..K without gaps."""
-    scores: NDArray[np.float32]
-    """`[K]` in 0..1: mean foreground probability times mean similarity of an object's embeddings to their mean."""
-    embedding: NDArray[np.float32]
-    """`[D, h, w]` unit vectors before grouping, at the model's output stride."""
-
-    def masks(self) -> NDArray[np.bool_]:
-        """`[K, H, W]`, one mask per object, in the order of `scores`."""
-        return self.labels[None] == np.arange(1, len(self.scores) + 1)[:, None, None]
+"""Pixels around a place on which the network's output there may depend."""
 
 
 class Predictor:
@@ -59,36 +48,59 @@ class Predictor:
     def __init__(self, model: RPE, config: Config, device: str | torch.device = "cpu") -> None:
         self.model = model.to(device).eval()
         self.config, self.device = config, torch.device(device)
+        self.task = tasks.get(config.task)
 
     def predict(
-        self, image: str | Path | NDArray[np.generic] | Tensor, *, num_steps: int | None = None
+        self, image: Image, *, num_steps: int | None = None, keep_embedding: bool = True
     ) -> Prediction:
-        """Segment one image.
+        """Segment one image of any size.
 
         Args:
             image: a file, `[H, W]` or `[H, W, 3]` array (integers are divided by their type's maximum), or a
                 tensor `[3, H, W]` in 0..1.
             num_steps: mean-shift steps, in place of the config's.
+            keep_embedding: False leaves the result's embedding empty where the image is large.
 
         Raises:
             DataError: the file cannot be read.
             UserError: the array is not an image.
         """
-        tensor = as_image(image)
-        return self.decode(self.embed(tensor), (tensor.shape[1], tensor.shape[2]), self._rules(num_steps))
+        return self.predict_batch([image], num_steps=num_steps, keep_embedding=keep_embedding)[0]
+
+    def predict_batch(
+        self, images: Sequence[Image], *, num_steps: int | None = None, keep_embedding: bool = True
+    ) -> list[Prediction]:
+        """Segment images, as `predict` does each; those of one size pass through the network together."""
+        rules, tensors = self._rules(num_steps), [as_image(image) for image in images]
+        by_size: dict[torch.Size, list[int]] = {}
+        for index, tensor in enumerate(tensors):
+            by_size.setdefault(tensor.shape, []).append(index)
+        found: dict[int, Prediction] = {}
+        for (_, height, width), group in by_size.items():
+            size, parts = (height, width), self._parts(height, width)
+            if len(parts) == 1:
+                outputs = self._network([tensors[index] for index in group], parts[0])
+                for place, index in enumerate(group):
+                    one = (None if maps is None else maps[place : place + 1] for maps in outputs)
+                    found[index] = self.decode(Output(*one), size, rules)  # type: ignore[arg-type]
+            elif self.task.joins:
+                found |= {index: self._join(tensors[index], parts, rules, keep_embedding) for index in group}
+            else:
+                found |= {index: self.decode(self.embed(tensors[index]), size, rules) for index in group}
+        return [found[index] for index in range(len(tensors))]
 
     def decode(self, output: Output, size: tuple[int, int], rules: DecodeConfig) -> Prediction:
         """Objects from the network output of one image of `size` (H, W)."""
-        foreground = None if output.foreground is None else output.foreground[0]
-        result = decode(output.embedding[0], foreground, size, self.model.grouping, rules)
-        return Prediction(result.labels, result.scores, output.embedding[0].cpu().numpy())
+        return self.task.decode(output, size, self.model.grouping, rules)
 
     def trajectory(self, image: Tensor, *, num_steps: int | None = None) -> list[NDArray[np.float32]]:
         """Embeddings `[D, h, w]` of an image `[3, H, W]` before grouping and after each step, NaN in the
         background.
         """
         output = self.embed(image)
-        foreground = None if output.foreground is None else output.foreground[0]
+        if not self.task.groups:
+            return [output.embedding[0].cpu().numpy()]
+        foreground = self.task.foreground(output)
         size = (image.shape[1], image.shape[2])
         maps = trajectory(output.embedding[0], foreground, size, self.model.grouping, self._rules(num_steps))
         return [step.cpu().numpy() for step in maps]
@@ -101,35 +113,71 @@ class Predictor:
             raise UserError(f"num_steps must be a whole number of steps, 0 or more, got {num_steps!r}")
         return replace(rules, num_steps=num_steps)
 
-    @torch.no_grad()
     def embed(self, image: Tensor) -> Output:
         """Network output of one image `[3, H, W]`, preprocessed as in training; tiled where it is large."""
-        batch = preprocess(image.to(self.device), self.config.model)[None]
-        height, width = batch.shape[-2:]
-        if max(height, width) <= _TILE + 2 * _CONTEXT:
-            output: Output = self.model(batch)
-            return output
+        whole: Output | None = None
+        parts = self._parts(image.shape[1], image.shape[2])
+        stretch = Stretch.of(image, self.config.model)
+        for tile in parts:
+            output = self._network([image], tile, stretch)
+            whole = output if len(parts) == 1 else self._fill(whole, output, tile, image)
+        assert whole is not None
+        return whole
+
+    def _join(
+        self, image: Tensor, parts: list[Tile], rules: DecodeConfig, keep_embedding: bool
+    ) -> Prediction:
+        """Tile by tile through network and decoding, and one label map of all."""
+        stretch, joiner = Stretch.of(image, self.config.model), TileJoiner(image.shape[1], image.shape[2])
+        # The largest cluster is known when all tiles are joined.
+        largest = rules.background == "largest"
+        of_tile = replace(rules, background="none") if largest else rules
+        whole: Output | None = None
+        for tile in parts:
+            output = self._network([image], tile, stretch)
+            size = (tile.rows.last - tile.rows.first, tile.columns.last - tile.columns.first)
+            part = self.decode(output, size, of_tile)
+            joiner.add(tile, part.labels, part.scores)
+            if keep_embedding:
+                whole = self._fill(whole, output, tile, image)
+        labels, scores = joiner.finish(rules.min_size, largest)
+        if whole is None:
+            return Prediction(labels, scores, np.zeros((self.model.dim, 0, 0), dtype=np.float32))
+        return Prediction(labels, scores, whole.embedding[0].cpu().numpy())
+
+    def _parts(self, height: int, width: int) -> list[Tile]:
+        """The tiles of an image; a single one where it is small."""
         stride = self.model.output_stride
-        rows, columns = -(-height // stride), -(-width // stride)
-        embedding = batch.new_empty(1, self.model.dim, rows, columns)
-        foreground = None if self.model.foreground_head is None else batch.new_empty(1, 1, rows, columns)
-        for (top, bottom, above), (left, right, before) in _tiles(height, width):
-            view = batch[..., above : bottom + _CONTEXT, before : right + _CONTEXT]
-            part: Output = self.model(view, (above, before))
-            inner = (
-                ...,
-                slice((top - above) // stride, (top - above) // stride - (-(bottom - top) // stride)),
-                slice((left - before) // stride, (left - before) // stride - (-(right - left) // stride)),
-            )
-            outer = (
-                ...,
-                slice(top // stride, -(-bottom // stride)),
-                slice(left // stride, -(-right // stride)),
-            )
-            embedding[outer] = part.embedding[inner]
-            if foreground is not None and part.foreground is not None:
-                foreground[outer] = part.foreground[inner]
-        return Output(embedding, foreground)
+        quantum = getattr(self.model.backbone, "total_stride", _CONTEXT)
+        core, margin = tile_sizes(_TILE, _CONTEXT, quantum, self.config.decode.window * stride)
+        return tiles(height, width, core, margin)
+
+    @torch.no_grad()
+    def _network(self, images: Sequence[Tensor], tile: Tile, stretch: Stretch | None = None) -> Output:
+        """Network output of one tile of images of one size; `stretch` saves measuring them anew for every tile."""
+        rows, columns = tile.view
+        views = []
+        for image in images:
+            measured = Stretch.of(image, self.config.model) if stretch is None else stretch
+            views.append(measured(image[:, rows, columns].to(self.device)))
+        output: Output = self.model(torch.stack(views), (rows.start, columns.start))
+        return output
+
+    def _fill(self, whole: Output | None, part: Output, tile: Tile, image: Tensor) -> Output:
+        """Put the core of a tile's maps into those of the image."""
+        stride = self.model.output_stride
+        rows, columns = tile.core
+        if whole is None:
+            size = (-(-image.shape[1] // stride), -(-image.shape[2] // stride))
+            maps = (None if field is None else field.new_empty(1, field.shape[1], *size) for field in part)
+            whole = Output(*maps)  # type: ignore[arg-type]
+        inner_rows, inner_columns = (_cells(place, stride) for place in tile.inner(rows, columns))
+        for field, values in zip(whole, part, strict=True):
+            if field is not None and values is not None:
+                field[..., _cells(rows, stride), _cells(columns, stride)] = values[
+                    ..., inner_rows, inner_columns
+                ]
+        return whole
 
 
 def load(checkpoint: str | Path, *, device: str = "auto", backbone: nn.Module | None = None) -> Predictor:
@@ -159,44 +207,6 @@ def load(checkpoint: str | Path, *, device: str = "auto", backbone: nn.Module | 
     return Predictor(model, config, device)
 
 
-def as_image(image: str | Path | NDArray[np.generic] | Tensor) -> Tensor:
-    """A file, array or tensor as float32 `[3, H, W]` in 0..1."""
-    if isinstance(image, (str, Path)):
-        return torch.from_numpy(read_image(Path(image)))
-    if isinstance(image, Tensor):
-        if image.dim() != 3 or image.shape[0] != 3 or not image.is_floating_point():
-            raise UserError(
-                f"predict: a tensor image must be floating [3, H, W] in 0..1, got {image.dtype} {list(image.shape)}; "
-                "pass a NumPy array for [H, W, 3]"
-            )
-        return image.float()
-    array = np.asarray(image)
-    if array.ndim == 2:
-        array = np.repeat(array[:, :, None], 3, axis=2)
-    described = f"{array.dtype} {list(array.shape)}"
-    if array.ndim != 3 or array.shape[2] not in (3, 4) or array.size == 0:
-        raise UserError(f"predict: an image array must be [H, W] or [H, W, 3] with pixels, got {described}")
-    if array.dtype.kind == "f":
-        if not (np.isfinite(array).all() and array.min() >= 0.0 and array.max() <= 1.0):
-            raise UserError(
-                f"predict: a floating image must be finite in 0..1, got {described} from {array.min():g} to "
-                f"{array.max():g}; divide it by its largest possible value"
-            )
-    elif array.dtype not in (np.uint8, np.uint16, np.bool_):
-        raise UserError(
-            f"predict: an image array must be uint8, uint16, bool or floating in 0..1, got {described}; "
-            "convert it with .astype(np.uint8)"
-        )
-    scale = float(np.iinfo(array.dtype).max) if array.dtype.kind == "u" else 1.0
-    planes = np.ascontiguousarray(array[:, :, :3].transpose(2, 0, 1), dtype=np.float32)
-    return torch.from_numpy(planes / np.float32(scale))
-
-
-def _tiles(height: int, width: int) -> Iterator[tuple[tuple[int, int, int], tuple[int, int, int]]]:
-    """(start, end, start of the context) along rows and along columns, for each tile."""
-    for top in range(0, height, _TILE):
-        for left in range(0, width, _TILE):
-            yield (
-                (top, min(top + _TILE, height), max(0, top - _CONTEXT)),
-                (left, min(left + _TILE, width), max(0, left - _CONTEXT)),
-            )
+def _cells(pixels: slice, stride: int) -> slice:
+    """Cells of pixels that begin at a multiple of the stride."""
+    return slice(pixels.start // stride, -(-pixels.stop // stride))

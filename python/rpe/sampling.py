@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 
-def sample_balanced(label: Tensor, offsets: Tensor, max_points: int, generator: torch.Generator) -> Tensor:
+def sample_balanced(label: Tensor, offsets: Tensor, max_points: int, priority: Tensor) -> Tensor:
     """A random subset of at most `max_points` points per window, shared as evenly as possible among its
     instances.
 
@@ -23,7 +23,7 @@ def sample_balanced(label: Tensor, offsets: Tensor, max_points: int, generator: 
         label: `[T]` integer labels of the packed points.
         offsets: `[W + 1]` window offsets.
         max_points: budget of each window, 0 for no limit.
-        generator: CPU generator; equal states give equal samples.
+        priority: `[T]` random numbers; within an instance the lowest are kept.
 
     Returns:
         `[T]` bool on label's device: true for the points kept.
@@ -35,7 +35,7 @@ def sample_balanced(label: Tensor, offsets: Tensor, max_points: int, generator: 
         return keep
     device = label.device
     window = torch.repeat_interleave(torch.arange(len(sizes), device=device), sizes)
-    shuffle = torch.randperm(total, generator=generator).to(device)
+    shuffle = torch.argsort(priority, stable=True)
     # Rank of each point within its (window, instance), in shuffled order.
     order = shuffle[torch.argsort(label[shuffle], stable=True)]
     order = order[torch.argsort(window[order], stable=True)]

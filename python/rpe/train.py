@@ -1,14 +1,14 @@
 """The training loop: accelerate for devices, precision and processes; views, objective and checkpoints from
 their own files.
- Every number that step s draws is a function of (seed, s) or of a state in the checkpoint, so a run that was
-killed and resumed ends with the same weights, bit for bit. Evaluation when training ends is `evaluate.py`;
-the command line is `cli.py`.
+
+Every number that step s draws is a function of (seed, s), of (seed, view) or of a state in the checkpoint: a run that
+was killed and resumed ends with the same weights, bit for bit, and a step means the same however its views are divided
+among processes and accumulated batches. Evaluation when training ends is `evaluate.py`; the command line is `cli.py`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from typing import Any
 import torch
 import torch.utils.data
 from accelerate import Accelerator
-from accelerate.utils import gather_object, set_seed
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
 from torch import Tensor, nn
 
 from .build import build_model, build_objective
@@ -25,7 +26,9 @@ from .config import Config
 from .data import open_dataset, sample_generator
 from .errors import UserError
 from .objective import Losses
+from .position import Origin
 from .progress import TrainingProgress
+from .schedule import rate_factor
 from .settings import flatten, to_mapping
 from .views import TrainingViews
 
@@ -41,6 +44,7 @@ _FREE_KEYS = (
     "training.workers",
     "training.log_every",
     "training.checkpoint_every",
+    "training.recompute",
 )
 """Settings that may differ between the parts of a resumed run: they do not change the weights."""
 
@@ -50,27 +54,38 @@ class TrainingStep(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.model = build_model(config)
+        self.model = build_model(config, pretrained=True)
         self.objective = build_objective(config)
 
-    def forward(self, image: Tensor, label: Tensor, generator: torch.Generator) -> Losses:
-        losses: Losses = self.objective(self.model(image), label, self.model.grouping, generator)
+    def forward(
+        self,
+        image: Tensor,
+        label: Tensor,
+        generator: torch.Generator,
+        origin: Origin = (0, 0),
+        semantic: Tensor | None = None,
+    ) -> Losses:
+        output = self.model(image, origin)
+        losses: Losses = self.objective(output, label, self.model.grouping, generator, semantic)
         return losses
 
 
-def train(config: Config, *, resume: bool = False) -> Path:
-    """Train `config` to its last step.
+def train(
+    config: Config, *, resume: bool = False, build: Callable[[Config], nn.Module] = TrainingStep
+) -> Path:
+    """Train `config` to its last step, in this process or in each of those that a launcher started.
 
     Args:
         config: all settings; `config.output` must be set.
         resume: go on from the output folder's checkpoint where there is one.
+        build: what is trained, a module with `TrainingStep`'s forward whose `model` holds the weights to keep.
 
     Returns:
         Path of the final weights.
 
     Raises:
         UserError: the output folder already holds a run and `resume` is off, or the run there had other
-            settings.
+            settings or another number of processes.
     """
     output = Path(config.output)
     state = _previous_state(output / CHECKPOINT, config, resume)
@@ -78,19 +93,25 @@ def train(config: Config, *, resume: bool = False) -> Path:
         torch.set_num_threads(config.training.threads)
     torch.set_flush_denormal(True)
     accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # said, because accelerate joins CPU processes only when asked
         mixed_precision=config.training.precision,
         gradient_accumulation_steps=config.training.accumulate,
         log_with="tensorboard",
         project_dir=str(output),
+        # Views without any object pass no gradient through the grouping.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.grouping.learn_kappa)],
     )
     set_seed(config.seed)
-    step_module = TrainingStep(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    step_module = build(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+        step_module = nn.SyncBatchNorm.convert_sync_batchnorm(step_module)
     optimizer = torch.optim.AdamW(
         step_module.parameters(), lr=config.training.learning_rate, weight_decay=config.training.weight_decay
     )
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, config))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, config.training))
     start = 0
     if state is not None:
+        _check_processes(state, accelerator.num_processes, output / CHECKPOINT)
         load_weights(step_module.model, state["model"], str(output / CHECKPOINT))
         optimizer.load_state_dict(state["training"]["optimizer"])
         scheduler.load_state_dict(state["training"]["scheduler"])
@@ -110,23 +131,17 @@ def train(config: Config, *, resume: bool = False) -> Path:
             scheduler.step()
             done = step + 1
             if done % config.training.log_every == 0 or done == config.training.steps:
-                values = _scalars(losses, scheduler.get_last_lr()[0])
+                values = _scalars(accelerator.reduce(losses, "mean"), scheduler.get_last_lr()[0])
                 accelerator.log(values, step=done)
                 progress.report(done, values)
             progress.advance()
             if done % config.training.checkpoint_every == 0 or done == config.training.steps:
                 _save(accelerator, step_module, optimizer, scheduler, config, done)
     accelerator.end_training()
+    if accelerator.num_processes == 1:
+        # accelerate keeps one state a process; the next run in it may have another precision.
+        AcceleratorState._reset_state(reset_partial_state=True)
     return output / MODEL
-
-
-def one_cycle(step: int, config: Config) -> float:
-    """Factor of the learning rate at a step: linear warm-up, then a cosine to zero."""
-    settings = config.training
-    warm = max(1, round(settings.warmup * settings.steps))
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, settings.steps - warm)))
 
 
 def _one_step(
@@ -137,19 +152,24 @@ def _one_step(
     config: Config,
     step: int,
 ) -> Losses:
-    """One optimiser step over `accumulate` batches; the losses are those of the last batch."""
-    generator = sample_generator(config.seed, 1 + accelerator.process_index, step)
+    """One optimiser step over `accumulate` batches; the losses are the means over them."""
+    parts = []
     for _ in range(config.training.accumulate):
         batch = next(batches)
         image = batch["image"].contiguous(memory_format=torch.channels_last)
+        # Anew for every batch and in every process: all views of a step see the same windows.
+        generator = sample_generator(config.seed, 1, step)
         with accelerator.accumulate(step_module):
-            losses: Losses = step_module(image, batch["label"], generator)
+            losses: Losses = step_module(
+                image, batch["label"], generator, batch["origin"], batch.get("semantic")
+            )
             accelerator.backward(losses.total)
             if config.training.clip > 0 and accelerator.sync_gradients:
                 accelerator.clip_grad_norm_(step_module.parameters(), config.training.clip)
             optimizer.step()
             optimizer.zero_grad()
-    return losses
+        parts.append(losses)
+    return Losses(*(torch.stack(values).detach().mean(0) for values in zip(*parts, strict=True)))
 
 
 def _loader(config: Config, start: int, num_processes: int) -> torch.utils.data.DataLoader[dict[str, Tensor]]:
@@ -217,6 +237,16 @@ def _previous_state(path: Path, config: Config, resume: bool) -> dict[str, Any] 
     return state
 
 
+def _check_processes(state: dict[str, Any], processes: int, path: Path) -> None:
+    """Each process has a random state of its own, and their number is part of the batch."""
+    before = len(state["training"]["random"])
+    if before != processes:
+        raise UserError(
+            f"{path}: the run had {before} process(es) and now has {processes}; "
+            "start as many, or choose another --output"
+        )
+
+
 def _is_free(key: str) -> bool:
     """Whether a resumed run may have another value: decoding comes after the weights."""
     return key in _FREE_KEYS or key.startswith("decode.")
@@ -224,11 +254,10 @@ def _is_free(key: str) -> bool:
 
 def _scalars(losses: Losses, rate: Any) -> dict[str, float]:
     """What TensorBoard and the progress bar show."""
-    values = {
-        "loss/total": losses.total.item(),
-        "loss/foreground": losses.foreground.item(),
-        "rate": float(rate),
-    }
+    heads = {name: getattr(losses, name).item() for name in ("foreground", "semantic", "boundary")}
+    values = {"loss/total": losses.total.item(), "rate": float(rate)}
+    # The loss of a head that the model lacks is exactly 0.
+    values.update({f"loss/{name}": value for name, value in heads.items() if value})
     values.update({f"loss/step_{index}": value for index, value in enumerate(losses.steps.tolist())})
     return values
 

@@ -19,6 +19,8 @@ from .data import Dataset, Sample, augment, sample_generator
 from .preprocess import preprocess
 
 _CACHE_BYTES = 2 * 2**30
+_PLANE = 2**16
+"""Side in pixels of the plane on which a view has a random origin: many times any period of the position channels."""
 _EMPTY_RETRIES = 4
 """Draws after which a view without any object is accepted: empty ground must be seen, but not often."""
 
@@ -47,17 +49,21 @@ class TrainingViews(torch.utils.data.Dataset[dict[str, Tensor]]):
         return self.count
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """View `index`: image float32 `[3, crop, crop]`, label int64 `[crop, crop]`."""
+        """View `index`: image float32 `[3, crop, crop]`, label int64 `[crop, crop]`, origin int64 `[2]` for the
+        model's position channels, and where the data has classes semantic int64 `[crop, crop]`.
+        """
         generator = sample_generator(self.seed, 0, index)
         for _ in range(_EMPTY_RETRIES):
             chosen = int(torch.multinomial(self._chances(), 1, generator=generator))
             view = self._view(self._sample(chosen), generator)
             if bool((view.label > 0).any()):
                 break
-        return {"image": view.image, "label": view.label}
+        origin = torch.randint(_PLANE, (2,), generator=generator)
+        maps = {} if view.semantic is None else {"semantic": view.semantic}
+        return {"image": view.image, "label": view.label, "origin": origin, **maps}
 
     def load(self) -> None:
-        """Read every sample now, in this process (before workers are forked)."""
+        """Read every sample now, in this process (before workers are forked), unless the data set streams."""
         self._chances()
 
     def _view(self, sample: Sample, generator: torch.Generator) -> Sample:
@@ -66,6 +72,9 @@ class TrainingViews(torch.utils.data.Dataset[dict[str, Tensor]]):
             sample,
             data.crop,
             generator,
+            flip=data.flip,
+            quarter_turns=data.quarter_turns,
+            rotation=data.rotation,
             scale=data.scale,
             brightness=data.brightness,
             contrast=data.contrast,
@@ -85,14 +94,18 @@ class TrainingViews(torch.utils.data.Dataset[dict[str, Tensor]]):
         if sample is None:
             sample = self.samples[index]
             sample = replace(sample, image=preprocess(sample.image, self.model))
-            size = sample.image.nbytes + sample.label.nbytes
-            if self._cached_bytes + size <= _CACHE_BYTES:
+            size = sample.num_bytes
+            if not self.samples.streams and self._cached_bytes + size <= _CACHE_BYTES:
                 self._cache[index] = sample
                 self._cached_bytes += size
         return sample
 
     def _chances(self) -> Tensor:
-        """`[len(samples)]` chance of each image: kinds count by their number of images to the power 1 - balance."""
+        """`[len(samples)]` chance of each image: kinds count by their number of images to the power 1 - balance. The
+        images of a data set that streams have no kinds and equal chances.
+        """
+        if self._chance is None and self.samples.streams:
+            self._chance = torch.ones(len(self.samples), dtype=torch.float64)
         if self._chance is None:
             kinds = [_group(self._sample(index)) for index in range(len(self.samples))]
             number = Counter(kinds)

@@ -30,6 +30,10 @@ class Packed(NamedTuple):
         """Gather `[B, h, w]` into `[T]`."""
         return plane.reshape(-1).index_select(0, self.cell)
 
+    def images(self, cells_per_image: int) -> Tensor:
+        """`[W]` image of the batch that each window lies in."""
+        return self.cell[self.offsets[:-1]] // cells_per_image
+
     def select(self, keep: Tensor) -> Packed:
         """The points where `keep` `[T]` is true; windows left without a point disappear."""
         sizes = torch.diff(self.offsets)

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from rpe import cli
@@ -82,19 +83,60 @@ def test_evaluate(run_folder: Path, tmp_path: Path, capsys: Capture, monkeypatch
     assert (tmp_path / "evaluation.html").exists() and (tmp_path / "evaluation.json").exists()
 
 
-def test_predict(run_folder: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("a", "b"):
-        Image.fromarray(np.arange(1800, dtype=np.uint8).reshape(20, 30, 3)).save(tmp_path / f"{name}.png")
-    images = [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
-    checkpoint = str(run_folder / "checkpoint.pt")
-    assert call(monkeypatch, "predict", checkpoint, *images, "--out", str(tmp_path / "out")) == 0
-    assert capsys.readouterr().out.count("objects ->") == 2
-    written = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert written == sorted(
-        f"{name}.{role}"
-        for name in "ab"
-        for role in ("labels.png", "overlay.png", "embedding.png", "objects.json")
+def test_predict_goes_on_where_it_was_and_past_bad_files(
+    run_folder: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = tmp_path / "images", tmp_path / "out"
+    folder.mkdir()
+    for name in ("a", "b", "d"):
+        Image.fromarray(np.arange(1800, dtype=np.uint8).reshape(20, 30, 3)).save(folder / f"{name}.png")
+    (folder / "c.png").write_bytes(b"no picture")
+    (folder / "notes.txt").write_text("no picture, and none is meant")
+    command = (
+        "predict",
+        str(run_folder / "checkpoint.pt"),
+        str(folder),
+        "--out",
+        str(out),
+        "--batch-size",
+        "2",
     )
+    assert call(monkeypatch, *command) == 1
+    told = capsys.readouterr().out
+    assert told.count("objects ->") == 3
+    summary = told[told.index("3 images, 1 failed:") :]
+    assert "c.png" in summary and "a.png" not in summary and "Traceback" not in told
+    roles = ("labels.png", "overlay.png", "embedding.png", "objects.json")
+    wanted = sorted([f"{name}.{role}" for name in "abd" for role in roles] + ["predict.jsonl"])
+    assert sorted(path.name for path in out.iterdir()) == wanted
+
+    journal = out / "predict.jsonl"  # as a kill amid its last line leaves it
+    journal.write_text(journal.read_text()[:-9])
+    times = {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.name[0] in "ab"}
+    Image.fromarray(np.arange(1800, dtype=np.uint8).reshape(20, 30, 3)).save(folder / "c.png")
+    assert call(monkeypatch, *command) == 0
+    told = capsys.readouterr().out
+    assert "2 images, 2 done before" in told and told.count("objects ->") == 2
+    assert times == {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.name[0] in "ab"}
+
+    other = run_folder.parent / "other.pt"
+    content = torch.load(run_folder / "model.pt", weights_only=True)
+    content["model"]["embedding_head.bias"] += 1
+    torch.save(content, other)
+    assert call(monkeypatch, "predict", str(other), str(folder), "--out", str(out)) == 1
+    assert "another model" in capsys.readouterr().err
+
+
+def test_images_of_one_name_and_empty_folders_are_told(
+    run_folder: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    command = ("predict", str(run_folder / "model.pt"), "--out", str(tmp_path / "out"))
+    assert call(monkeypatch, *command, str(tmp_path / "a")) == 1
+    assert "no image in this folder" in capsys.readouterr().err
+    (tmp_path / "a" / "x.png").touch()
+    assert call(monkeypatch, *command, str(tmp_path / "a"), str(tmp_path / "x.png")) == 1
+    assert "several images are called 'x'" in capsys.readouterr().err
 
 
 def test_info_and_check_data(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -16,6 +19,7 @@ from rpe.data import (
     sample_generator,
     split_components,
 )
+from rpe.data.rotation import rotate
 
 PLAIN = {"brightness": 0.0, "contrast": 0.0, "colour": 0.0}
 
@@ -39,6 +43,80 @@ def test_image_and_label_move_together(size: tuple[int, int], index: int) -> Non
     assert int(sample.label.min()) == 1
 
 
+@pytest.mark.parametrize("index", range(8))
+def test_all_maps_move_together(index: int) -> None:
+    """Semantic map, annotation and boundary are functions of the label, before and after."""
+    plain = coded(40, 30)
+    sample = replace(
+        plain, semantic=plain.label % 7, annotations=(-2 - plain.label,), boundaries=(plain.label % 2 == 1,)
+    )
+    view = augment(sample, (24, 20), sample_generator(0, 0, index), rotation=180, scale=(0.5, 2))
+    assert view.semantic is not None
+    inside = view.label != IGNORE
+    assert torch.equal(view.semantic, torch.where(inside, view.label % 7, IGNORE))
+    assert torch.equal(view.annotations[0], torch.where(inside, -2 - view.label, IGNORE))
+    assert torch.equal(view.boundaries[0], inside & (view.label % 2 == 1))
+    assert set(view.label.unique().tolist()) <= {IGNORE, *range(1, 1201)}
+    assert all(values.is_contiguous() for values in (view.image, view.label, view.semantic))
+
+
+@pytest.mark.parametrize("degrees", [0.0, 13.0, 45.0, 90.0, -90.0, 117.0, 180.0])
+def test_rotation_of_image_and_label_agree(degrees: float) -> None:
+    """The image holds each pixel's own place, which bilinear interpolation keeps exactly; the label the nearest one."""
+    size = (61, 47)
+    row, column = torch.meshgrid(*(torch.arange(float(length)) for length in size), indexing="ij")
+    place = torch.stack([row, column, torch.zeros(size)])
+    sample = Sample(place, (row * 100 + column).long(), "places")
+    turned = rotate(sample, math.radians(degrees), (25, 19))
+    found = torch.stack([turned.label // 100, turned.label % 100])
+    assert bool((turned.label != IGNORE).all())
+    assert float((found - turned.image[:2]).abs().max()) <= 0.5 + 1e-4
+    assert turned.image[:2, 12, 9].tolist() == pytest.approx([30, 23], abs=1e-4)
+    right = turned.image[:2, 12, 10] - turned.image[:2, 12, 9]
+    angle = math.radians(degrees)
+    assert right.tolist() == pytest.approx([math.sin(angle), math.cos(angle)], abs=1e-4)
+
+
+def test_rotation_by_a_right_angle_is_a_quarter_turn() -> None:
+    sample = coded(9, 9)
+    turned = rotate(sample, math.pi / 2, (9, 9))
+    assert torch.equal(turned.label, torch.rot90(sample.label))
+    torch.testing.assert_close(turned.image, torch.rot90(sample.image, dims=(1, 2)))
+
+
+def test_outside_of_a_rotated_sample() -> None:
+    sample = Sample(torch.full((3, 4, 4), 0.5), torch.ones(4, 4, dtype=torch.int64), "small")
+    turned = rotate(sample, math.pi / 4, (10, 10))
+    assert int(turned.label[0, 0]) == IGNORE and int(turned.label[5, 5]) == 1
+    torch.testing.assert_close(turned.image, torch.full((3, 10, 10), 0.5))
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_a_rotated_crop_has_no_empty_corners(index: int) -> None:
+    view = augment(coded(64, 64), (20, 30), sample_generator(0, 0, index), rotation=180, scale=(1, 2))
+    assert view.size == (20, 30) and bool((view.label != IGNORE).all())
+
+
+def test_mirroring_left_to_right_alone() -> None:
+    sample = coded(4, 4)
+    corners = {
+        int(
+            augment(
+                sample, 4, sample_generator(1, 0, k), flip="horizontal", quarter_turns=False, **PLAIN
+            ).label[0, 0]
+        )
+        for k in range(20)
+    }
+    assert corners == {1, 4}
+
+
+def test_parts_of_a_cut_instance_keep_their_class() -> None:
+    label = torch.tensor([[5, 0, 5, 5, 2]])
+    sample = Sample(torch.zeros(3, 1, 5), label, "a", instance_class={5: 3, 2: 1})
+    view = augment(sample, (1, 5), sample_generator(0, 0, 0), flip="none", quarter_turns=False, split=True)
+    assert view.label.tolist() == [[6, 0, 5, 5, 2]] and view.instance_class == {6: 3, 5: 3, 2: 1}
+
+
 def test_every_orientation_occurs() -> None:
     sample = coded(4, 4)
     corners = {
@@ -46,7 +124,7 @@ def test_every_orientation_occurs() -> None:
         for view in (augment(sample, 4, sample_generator(1, 0, index), **PLAIN) for index in range(80))
     }
     assert len(corners) == 8
-    still = augment(sample, 4, sample_generator(1, 0, 0), flip=False, rotate=False, **PLAIN)
+    still = augment(sample, 4, sample_generator(1, 0, 0), flip="none", quarter_turns=False, **PLAIN)
     assert torch.equal(still.label, sample.label)
     torch.testing.assert_close(still.image, sample.image)
 
@@ -104,21 +182,22 @@ def test_zoom_changes_areas_and_invents_no_label(scale: float) -> None:
 
 def test_colour_jitter_leaves_labels_alone() -> None:
     sample = open_dataset("synthetic:num_images=1,size=32")[0]
-    view = augment(sample, 32, sample_generator(0, 0, 3), flip=False, rotate=False)
+    view = augment(sample, 32, sample_generator(0, 0, 3), flip="none", quarter_turns=False)
     assert torch.equal(view.label, sample.label) and not torch.equal(view.image, sample.image)
 
 
-def test_slivers_become_ignored() -> None:
-    label = torch.tensor([[1, 1, 1, 2], [0, 0, 3, 3]])
+@pytest.mark.parametrize("large", [1, 10**6])
+def test_slivers_become_ignored(large: int) -> None:
+    label = torch.tensor([[1, 1, 1, 2 * large], [0, IGNORE, 3 * large, 3 * large]])
     view = augment(
         Sample(torch.zeros(3, 2, 4), label, "a"),
         (2, 4),
         sample_generator(0, 0, 0),
-        flip=False,
-        rotate=False,
+        flip="none",
+        quarter_turns=False,
         min_pixels=2,
     )
-    assert view.label.tolist() == [[1, 1, 1, IGNORE], [0, 0, 3, 3]]
+    assert view.label.tolist() == [[1, 1, 1, IGNORE], [0, IGNORE, 3 * large, 3 * large]]
 
 
 @pytest.mark.parametrize(
@@ -128,6 +207,8 @@ def test_slivers_become_ignored() -> None:
         ({"scale": (2.0, 1.0)}, "scale"),
         ({"brightness": 1.0}, "brightness"),
         ({"colour": -0.1}, "colour"),
+        ({"flip": True}, "flip must be"),
+        ({"rotation": 200}, "rotation must lie"),
     ],
 )
 def test_senseless_options(options: dict[str, object], message: str) -> None:
@@ -162,6 +243,10 @@ def test_collate() -> None:
     batch = collate([coded(3, 4), coded(3, 4)])
     assert batch.image.shape == (2, 3, 3, 4) and batch.label.shape == (2, 3, 4)
     assert batch.names == ("coded", "coded") and batch.kinds == ("kind", "kind")
+    assert batch.semantic is None
+    classed = replace(coded(3, 4), semantic=torch.ones(3, 4, dtype=torch.int64))
+    stacked = collate([classed, classed]).semantic
+    assert stacked is not None and stacked.shape == (2, 3, 4)
     with pytest.raises(DataError, match="2 sizes"):
         collate([coded(3, 4), coded(4, 3)])
 
@@ -172,3 +257,9 @@ def test_sample_refuses_other_shapes() -> None:
         Sample(image.double(), label, "a")
     with pytest.raises(ValueError, match=r"label must be int64 \[2, 2\]"):
         Sample(image, label[:1], "a")
+    with pytest.raises(ValueError, match=r"semantic must be int64 \[2, 2\], got torch.int32"):
+        Sample(image, label, "a", semantic=label.int())
+    with pytest.raises(ValueError, match=r"every annotation must be int64 \[2, 2\]"):
+        Sample(image, label, "a", annotations=(label, label[:1]))
+    with pytest.raises(ValueError, match=r"every boundary must be bool \[2, 2\]"):
+        Sample(image, label, "a", boundaries=(label,))

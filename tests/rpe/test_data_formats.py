@@ -66,18 +66,15 @@ def only_problem(spec: str) -> Problem:
 
 class TestRegistry:
     def test_formats(self) -> None:
-        assert formats() == ("dsb2018", "labels", "synthetic")
+        assert formats() == ("bsds500", "coco", "dsb2018", "labels", "synthetic", "voc")
 
     def test_unknown_format_lists_the_known(self) -> None:
-        with pytest.raises(ValueError, match="FORMAT:ROOT with FORMAT one of dsb2018, labels, synthetic"):
+        with pytest.raises(
+            ValueError, match="FORMAT:ROOT with FORMAT one of bsds500, coco, dsb2018, labels, synthetic"
+        ):
             open_dataset("zarr:/somewhere")
 
-    @pytest.mark.parametrize("name", ["coco", "voc", "bsds500"])
-    def test_planned_format_says_so(self, name: str) -> None:
-        with pytest.raises(ValueError, match="not available yet in this version"):
-            open_dataset(f"{name}:/somewhere")
-
-    @pytest.mark.parametrize("name", ["dsb2018", "labels"])
+    @pytest.mark.parametrize("name", ["bsds500", "coco", "dsb2018", "labels", "voc"])
     def test_missing_root(self, name: str, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="nowhere: no such folder"):
             open_dataset(f"{name}:{tmp_path / 'nowhere'}")
@@ -107,6 +104,23 @@ class TestSynthetic:
             left, right = sample.label[:, :-1], sample.label[:, 1:]
             touching += bool(((left != right) & (left > 0) & (right > 0)).any())
         assert touching >= 10
+
+    def test_the_class_is_the_shape(self) -> None:
+        """Most whole discs are as long as wide, most whole ellipses are not; some are partly covered."""
+        dataset = open_dataset("synthetic:num_images=40,size=128,instances=3,seed=1")
+        assert dataset.classes == ("background", "disc", "ellipse", "polygon")
+        spread: dict[int, list[float]] = {1: [], 2: [], 3: []}
+        for sample in dataset:
+            assert sample.semantic is not None and sample.instance_class is not None
+            of_label = torch.tensor([0, *sample.instance_class.values()])
+            assert torch.equal(sample.semantic, of_label[sample.label])
+            for number, shape in sample.instance_class.items():
+                points = (sample.label == number).nonzero().double()
+                is_cut = bool((points == 0).any() or (points == 127).any())
+                if not is_cut:
+                    axes = torch.linalg.eigvalsh(torch.cov(points.T))
+                    spread[shape].append(float((axes[1] / axes[0]).sqrt()))
+        assert np.median(spread[1]) < 1.1 and np.median(spread[2]) > 1.5 and len(spread[3]) > 10
 
     def test_defaults(self) -> None:
         dataset = open_dataset("synthetic")
@@ -291,6 +305,18 @@ class TestLabels:
         with pytest.raises(DataError, match="images: no such folder"):
             open_dataset(f"labels:{tmp_path}")
 
+    def test_real_data(self, test_data: Path, tmp_path: Path) -> None:
+        """Frames of YCB-Video: pictures with and without an opacity channel, label maps of 8 bits."""
+        frames = sorted((test_data / "ycb_video").rglob("*-color.png"))
+        for number, frame in enumerate(frames):
+            for folder, file in (("images", frame), ("labels", Path(str(frame).replace("-color", "-label")))):
+                (tmp_path / folder).mkdir(exist_ok=True)
+                (tmp_path / folder / f"{number:02d}.png").symlink_to(file)
+        found = survey(f"labels:{tmp_path}")
+        assert (found.num_images, found.problems) == (14, [])
+        assert found.instances == [3] * 5 + [4] * 5 + [5, 8, 5] + [3]
+        assert found.sizes == Counter({(480, 640): 14})
+
 
 class TestDataset:
     def test_index_outside(self) -> None:
@@ -304,8 +330,11 @@ class TestDataset:
         loader = torch.utils.data.DataLoader(
             open_dataset(f"labels:{labels}"), batch_size=None, num_workers=1, multiprocessing_context="fork"
         )
-        with pytest.raises(DataError, match=r"a\.png: cannot be read as an image"):
+        with pytest.raises(DataError) as caught:
             list(loader)
+        with pytest.raises(DataError) as expected:
+            open_dataset(f"labels:{labels}")[0]
+        assert str(caught.value) == str(expected.value) and "a.png: cannot be read" in str(caught.value)
 
     def test_error_survives_pickling(self) -> None:
         error = pickle.loads(pickle.dumps(DataError("is torn", file="x.png", remedy="mend it")))

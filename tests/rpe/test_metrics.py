@@ -16,11 +16,12 @@ from rpe.metrics import (
     average_recall,
     count_difference,
     count_overlap,
+    encode_labels,
     foreground_ari,
     label_map_ap,
+    masks_of_label_map,
     match_instances,
     partition_ari,
-    proposal_image,
     symmetric_best_dice,
 )
 
@@ -181,10 +182,8 @@ class TestAgreement:
 class TestAverageRecall:
     @staticmethod
     def image(prediction: torch.Tensor, target: torch.Tensor, scores: list[float]):
-        overlap = count_overlap(prediction, target)
-        return proposal_image(
-            prediction.numpy(), overlap.predicted_labels, scores, target.numpy(), overlap.target_labels
-        )
+        labels = [int(value) for value in prediction.unique() if value > 0]
+        return masks_of_label_map(encode_labels(prediction.numpy(), labels), scores, target.numpy())
 
     def test_worked_case(self) -> None:
         """IoU 1 and 0.75 by the second and third proposal, the first is false; three targets in all."""
@@ -198,12 +197,12 @@ class TestAverageRecall:
     def test_pooled_over_images(self) -> None:
         target = row(1, 2, 3)
         images = [self.image(target, target, [3.0, 2.0, 1.0]), self.image(row(0, 0, 0), row(1, 0, 0), [])]
-        recall = average_recall(images)
+        recall = average_recall(images, [10, 30, 60, 100])
         assert recall["0.50"] == pytest.approx({"10": 3 / 4, "30": 3 / 4, "60": 3 / 4, "100": 3 / 4})
 
     def test_more_instances_than_proposals(self) -> None:
         target = torch.arange(1, 41).reshape(5, 8)
-        recall = average_recall([self.image(target, target, list(range(40)))])
+        recall = average_recall([self.image(target, target, list(range(40)))], [10, 30, 60, 100])
         assert recall["0.50:0.95"] == pytest.approx({"10": 0.25, "30": 0.75, "60": 1.0, "100": 1.0})
 
     def test_nothing_to_find(self) -> None:

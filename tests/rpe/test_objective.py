@@ -62,6 +62,24 @@ def test_objective_is_the_operators_composed(background: str) -> None:
     torch.testing.assert_close(given, wanted)
 
 
+@pytest.mark.parametrize("max_points", [0, 5])
+def test_a_batch_is_the_mean_of_its_images_however_it_is_divided(max_points: int) -> None:
+    output, label = random_problem()
+    label[1, :8] = 0  # windows of which one image has fewer than the other
+    objective = Objective(ObjectiveConfig(window=3, max_points=max_points))
+    grouping = RecurrentGrouping(num_steps=2, kappa=7.0)
+    whole = objective(output, label, grouping, generator())
+    parts = []
+    for image in (slice(0, 1), slice(1, 2)):
+        assert output.foreground is not None
+        part = Output(output.embedding[image], output.foreground[image])
+        parts.append(objective(part, label[image], grouping, generator()))
+    for name in ("total", "steps", "foreground"):
+        torch.testing.assert_close(
+            getattr(whole, name), (getattr(parts[0], name) + getattr(parts[1], name)) / 2
+        )
+
+
 def test_labels_that_take_no_part_leave_a_zero_loss_with_a_gradient() -> None:
     output, label = random_problem()
     losses = Objective(ObjectiveConfig(window=4))(
@@ -109,12 +127,13 @@ def test_sampling_shares_the_budget_among_instances() -> None:
     sizes = {0: [100, 3, 40, 1], 1: [5, 5]}
     label = torch.cat([torch.full((n,), k) for window in sizes.values() for k, n in enumerate(window)])
     offsets = torch.tensor([0, 144, 154])
-    keep = sample_balanced(label, offsets, 24, generator())
+    priority = torch.rand(154, generator=generator())
+    keep = sample_balanced(label, offsets, 24, priority)
     kept = [int(keep[(label == k) & (torch.arange(154) < 144)].sum()) for k in range(4)]
     assert kept == [10, 3, 10, 1]
     assert bool(keep[144:].all()), "a window within its budget is kept whole"
-    assert torch.equal(keep, sample_balanced(label, offsets, 24, generator()))
-    other = sample_balanced(label, offsets, 24, torch.Generator().manual_seed(1))
+    assert torch.equal(keep, sample_balanced(label, offsets, 24, priority.clone()))
+    other = sample_balanced(label, offsets, 24, priority.flip(0))
     assert not torch.equal(keep, other) and other.sum() == keep.sum()
 
 

@@ -21,8 +21,9 @@ import rpe
 from rpe.checkpoint import FORMAT, KIND, random_state, read_checkpoint, save_checkpoint, set_random_state
 from rpe.config import Config, DataConfig, GroupingConfig, ModelConfig, ObjectiveConfig, TrainingConfig
 from rpe.errors import UserError
+from rpe.schedule import rate_factor
 from rpe.settings import to_mapping
-from rpe.train import CHECKPOINT, MODEL, TrainingStep, one_cycle, train
+from rpe.train import CHECKPOINT, MODEL, TrainingStep, train
 from rpe.views import TrainingViews
 
 TINY = Config(
@@ -144,11 +145,40 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
     assert loss(after_module) < 0.9 * before
 
 
-def test_one_cycle_rises_then_falls_to_zero() -> None:
-    config = Config(training=TrainingConfig(steps=100, warmup=0.1))
-    rates = [one_cycle(step, config) for step in range(101)]
-    assert rates[0] == pytest.approx(0.1) and max(rates) == 1.0 and rates[100] == pytest.approx(0.0)
+@pytest.mark.parametrize(("schedule", "middle"), [("cosine", 0.5), ("poly", 0.5**0.9)])
+def test_the_rate_rises_then_falls_to_zero(schedule: str, middle: float) -> None:
+    config = TrainingConfig(steps=110, warmup=0.09, schedule=schedule)  # type: ignore[arg-type]
+    rates = [rate_factor(step, config) for step in range(111)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) == 1.0 and rates[110] == pytest.approx(0.0)
     assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[60] == pytest.approx(middle)
+
+
+def test_recomputed_steps_give_the_same_gradients_and_keep_less() -> None:
+    points = torch.nn.functional.normalize(
+        torch.randn(300, 8, generator=torch.Generator().manual_seed(0)), dim=1
+    )
+    offsets = torch.tensor([0, 120, 300])
+
+    def run(recompute: bool) -> tuple[torch.Tensor, list[torch.Tensor], int]:
+        grouping = rpe.RecurrentGrouping(num_steps=5, kappa=9.0, learn_kappa=True, recompute=recompute)
+        leaf, kept = points.clone().requires_grad_(), {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            kept[tensor.data_ptr()] = tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            value = sum(step.square().mul(torch.arange(8.0)).sum() for step in grouping(leaf, offsets))
+        gradients = torch.autograd.grad(value, [leaf, grouping.log_kappa])
+        return value.detach(), list(gradients), sum(kept.values())
+
+    value, gradients, stored = run(False)
+    again, same, fewer = run(True)
+    torch.testing.assert_close(again, value)
+    for left, right in zip(same, gradients, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5)
+    assert fewer < 0.8 * stored, (fewer, stored)
 
 
 def test_views_are_functions_of_their_number() -> None:

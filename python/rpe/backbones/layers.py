@@ -3,7 +3,8 @@ lives here."""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -51,6 +52,13 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
     return F.pad(image, (0, right, 0, below), mode="replicate")
 
 
-def crop_to(x: Tensor, height: int, width: int) -> Tensor:
-    """The upper left `[B, C, height, width]` of a feature map."""
-    return x[..., :height, :width] if x.shape[-2:] != torch.Size((height, width)) else x
+def crop_levels(levels: Sequence[Tensor], height: int, width: int) -> list[Tensor]:
+    """Maps `[B, C, h, w]` of a padded image, finest first, without the padding: the first one becomes `[B, C, height,
+    width]`, the others lose the same share, rounded up."""
+    full = levels[0].shape[-2:]
+    cropped = []
+    for level in levels:
+        rows = -(-height * level.shape[-2] // full[0])
+        columns = -(-width * level.shape[-1] // full[1])
+        cropped.append(level[..., :rows, :columns])
+    return cropped

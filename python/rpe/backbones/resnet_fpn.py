@@ -1,8 +1,8 @@
 """ResNet (basic blocks) with dilated last stages and a feature pyramid: the larger backbone, written without
 torchvision.
 
-`atrous_stride` is where the residual stages stop shrinking (8, 16 or 32); `output_stride` is the resolution
-of the feature map that the pyramid returns (4 or more). Pretrained weights are not its business.
+`atrous_stride` is where the residual stages stop shrinking and dilate instead (4, 8, 16 or 32); `output_stride` is the
+resolution of the feature map that the pyramid returns (4 or more). Pretrained weights are not its business.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import conv_norm_relu, crop_to, norm_layer, pad_to_multiple, upsample_like
+from .layers import conv_norm_relu, crop_levels, norm_layer, pad_to_multiple
+from .pyramid import FeaturePyramid
 
 
 class ResidualUnit(nn.Module):
@@ -61,8 +62,8 @@ class ResNetFPN(nn.Module):
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        if atrous_stride not in (8, 16, 32):
-            raise ValueError(f"resnet_fpn: atrous_stride must be 8, 16 or 32, got {atrous_stride}")
+        if atrous_stride not in (4, 8, 16, 32):
+            raise ValueError(f"resnet_fpn: atrous_stride must be 4, 8, 16 or 32, got {atrous_stride}")
         if output_stride not in (4, 8, 16, 32) or output_stride > atrous_stride:
             raise ValueError(
                 f"resnet_fpn: output_stride must be 4, 8, 16 or 32 and at most atrous_stride "
@@ -76,8 +77,8 @@ class ResNetFPN(nn.Module):
         self.stem = nn.Sequential(
             conv_norm_relu(in_channels, channels[0], norm, kernel=7, stride=2), nn.MaxPool2d(3, 2, padding=1)
         )
-        self.stages, self.lateral = nn.ModuleList(), nn.ModuleList()
-        self.stage_strides: list[int] = []
+        self.stages = nn.ModuleList()
+        strides: list[int] = []
         width, reached, dilation = channels[0], 4, 1
         for index, (depth, level) in enumerate(zip(depths, channels, strict=True)):
             stride = 2 if index else 1
@@ -87,22 +88,21 @@ class ResNetFPN(nn.Module):
             units = [ResidualUnit(width, level, stride, dilation, norm)]
             units += [ResidualUnit(level, level, 1, dilation, norm) for _ in range(depth - 1)]
             self.stages.append(nn.Sequential(*units))
-            self.lateral.append(nn.Conv2d(level, out_channels, 1))
-            self.stage_strides.append(reached)
+            strides.append(reached)
             width = level
-        self.smooth = conv_norm_relu(out_channels, out_channels, norm)
+        self.pyramid = FeaturePyramid(channels, strides, out_channels, output_stride, norm)
+        self.level_channels = (out_channels,) * self.pyramid.num_levels
 
-    def forward(self, image: Tensor) -> Tensor:
+    def levels(self, image: Tensor) -> list[Tensor]:
+        """The pyramid's maps, finest first; the first one is the feature map."""
         stride = self.output_stride
         height, width = -(-image.shape[-2] // stride), -(-image.shape[-1] // stride)
         x = self.stem(pad_to_multiple(image, self.total_stride))
-        levels = []
+        maps = []
         for stage in self.stages:
             x = stage(x)
-            levels.append(x)
-        top = self.lateral[-1](levels[-1])
-        for index in range(len(levels) - 2, -1, -1):
-            if self.stage_strides[index] < stride:
-                break
-            top = upsample_like(top, levels[index]) + self.lateral[index](levels[index])
-        return crop_to(self.smooth(top), height, width)
+            maps.append(x)
+        return crop_levels(self.pyramid(maps), height, width)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.levels(image)[0]

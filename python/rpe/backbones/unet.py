@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import conv_norm_relu, crop_to, pad_to_multiple, upsample_like
+from .layers import conv_norm_relu, crop_levels, pad_to_multiple, upsample_like
 
 
 class UNet(nn.Module):
@@ -40,6 +40,8 @@ class UNet(nn.Module):
             raise ValueError("unet: channels must name at least one level")
         self.out_channels = int(channels[0])
         self.output_stride = output_stride
+        self.total_stride = output_stride * 2 ** (len(channels) - 1)
+        self.level_channels = tuple(int(width) for width in channels)
         self.space_to_depth = nn.PixelUnshuffle(output_stride)
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
         width = in_channels * output_stride**2
@@ -50,17 +52,22 @@ class UNet(nn.Module):
             self.decoder.append(_double_conv(width + level, level, norm))
             width = level
 
-    def forward(self, image: Tensor) -> Tensor:
+    def levels(self, image: Tensor) -> list[Tensor]:
+        """The decoder's maps, finest first; the first one is the feature map."""
         stride = self.output_stride
         height, width = -(-image.shape[-2] // stride), -(-image.shape[-1] // stride)
-        x = self.space_to_depth(pad_to_multiple(image, stride * 2 ** (len(self.encoder) - 1)))
+        x = self.space_to_depth(pad_to_multiple(image, self.total_stride))
         skips = []
         for depth, stage in enumerate(self.encoder):
             x = stage(F.max_pool2d(x, 2) if depth else x)
             skips.append(x)
+        maps = [x]
         for stage, skip in zip(self.decoder, reversed(skips[:-1]), strict=True):
-            x = stage(torch.cat([upsample_like(x, skip), skip], dim=1))
-        return crop_to(x, height, width)
+            maps.insert(0, stage(torch.cat([upsample_like(maps[0], skip), skip], dim=1)))
+        return crop_levels(maps, height, width)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.levels(image)[0]
 
 
 def _double_conv(in_channels: int, out_channels: int, norm: str) -> nn.Sequential:

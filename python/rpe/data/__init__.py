@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from . import dsb2018, labels, synthetic
-from .augment import RandomCrop, augment, sample_generator
+from . import bsds500, coco, dsb2018, labels, synthetic, voc
+from .augment import RandomCrop, augment, choose_annotator, sample_generator
 from .components import split_components
 from .dataset import Dataset
 from .reading import read_image, read_label_map
@@ -22,6 +22,9 @@ __all__ = [
     "RandomCrop",
     "Sample",
     "augment",
+    "bsds500",
+    "choose_annotator",
+    "coco",
     "collate",
     "dsb2018",
     "formats",
@@ -33,4 +36,5 @@ __all__ = [
     "sample_generator",
     "split_components",
     "synthetic",
+    "voc",
 ]

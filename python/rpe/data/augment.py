@@ -1,21 +1,26 @@
-"""Random crops, flips, quarter turns, zoom and colour jitter of a Sample.
+"""Random crops, flips, rotation, zoom and colour jitter of a Sample: the image and all its maps move together.
 
 Every draw comes from the torch.Generator that is passed in, so training can resume at the same numbers. Labels are only
-ever indexed, never interpolated. Padded pixels repeat the image's border and carry the label IGNORE.
+ever indexed (the pixel under each centre), never interpolated. Pixels from outside the image repeat its border and are
+IGNORE in every map of labels or classes.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .components import split_components
+from .rotation import bounding_size, rotate
 from .sample import IGNORE, Sample
+
+_LARGE_LABEL = 2**17
+"""Labels from here on are numbered anew before they are counted: a count of each number up to them would be slow."""
 
 
 def sample_generator(seed: int, epoch: int, index: int) -> torch.Generator:
@@ -44,18 +49,38 @@ class RandomCrop:
 
     def __call__(self, sample: Sample, generator: torch.Generator) -> Sample:
         """The window, as a Sample of exactly this size."""
-        image, label = sample.image, sample.label
         pad_rows = max(0, self.height - sample.size[0])
         pad_columns = max(0, self.width - sample.size[1])
         if pad_rows or pad_columns:
             top, left = _integer(pad_rows + 1, generator), _integer(pad_columns + 1, generator)
             padding = (left, pad_columns - left, top, pad_rows - top)
-            image = F.pad(image, padding, mode="replicate")
-            label = F.pad(label, padding, value=IGNORE)
-        top = _integer(image.shape[1] - self.height + 1, generator)
-        left = _integer(image.shape[2] - self.width + 1, generator)
+            sample = sample.map_pixels(
+                lambda image: F.pad(image, padding, mode="replicate"),
+                lambda values, outside: F.pad(values, padding, value=outside),
+            )
+        top = _integer(sample.size[0] - self.height + 1, generator)
+        left = _integer(sample.size[1] - self.width + 1, generator)
         rows, columns = slice(top, top + self.height), slice(left, left + self.width)
-        return replace(sample, image=image[:, rows, columns], label=label[rows, columns])
+        return sample.map_pixels(
+            lambda image: image[:, rows, columns], lambda values, outside: values[rows, columns]
+        )
+
+
+def choose_annotator(sample: Sample, generator: torch.Generator) -> Sample:
+    """One annotator of several, all equally likely: label, annotations and boundaries become that one's.
+
+    A sample of one annotator is returned as it is, and nothing is drawn.
+    """
+    if len(sample.annotations) < 2:
+        return sample
+    chosen = _integer(len(sample.annotations), generator)
+    one = slice(chosen, chosen + 1)
+    return replace(
+        sample,
+        label=sample.annotations[chosen],
+        annotations=sample.annotations[one],
+        boundaries=sample.boundaries[one],
+    )
 
 
 def augment(
@@ -63,8 +88,9 @@ def augment(
     crop_size: int | tuple[int, int],
     generator: torch.Generator,
     *,
-    flip: bool = True,
-    rotate: bool = True,
+    flip: Literal["none", "horizontal", "both"] = "both",
+    quarter_turns: bool = True,
+    rotation: float = 0.0,
     scale: tuple[float, float] = (1.0, 1.0),
     brightness: float = 0.2,
     contrast: float = 0.2,
@@ -72,14 +98,15 @@ def augment(
     split: bool = False,
     min_pixels: int = 0,
 ) -> Sample:
-    """A random view of a sample, of exactly `crop_size`.
+    """A random view of a sample, of exactly `crop_size`; of several annotators one is chosen (`choose_annotator`).
 
     Args:
         sample: any size from 1 x 1 up; not changed.
         crop_size: pixels, one number or (height, width).
         generator: source of every random number; a CPU generator.
-        flip: left-right and up-down, each with chance 1/2.
-        rotate: by 0, 90, 180 or 270 degrees.
+        flip: left-right, or left-right and up-down, each with chance 1/2.
+        quarter_turns: rotate by 0, 90, 180 or 270 degrees.
+        rotation: rotate by an angle drawn from -rotation to rotation, in degrees up to 180.
         scale: zoom drawn log-uniformly from this range; 2 shows things at twice their size.
         brightness: all values times a factor in 1 +- brightness.
         contrast: distance from the image's mean times a factor in 1 +- contrast.
@@ -93,37 +120,51 @@ def augment(
     height, width = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
     if not 0 < scale[0] <= scale[1]:
         raise ValueError(f"augment: scale must be a range 0 < low <= high, got {scale}")
+    if flip not in ("none", "horizontal", "both"):
+        raise ValueError(f'augment: flip must be "none", "horizontal" or "both", got {flip!r}')
+    if not 0 <= rotation <= 180:
+        raise ValueError(f"augment: rotation must lie in [0, 180] degrees, got {rotation}")
     for name, strength in (("brightness", brightness), ("contrast", contrast), ("colour", colour)):
         if not 0 <= strength < 1:
             raise ValueError(f"augment: {name} must lie in [0, 1), got {strength}")
+    view = choose_annotator(sample, generator)
     zoom = math.exp(_uniform(math.log(scale[0]), math.log(scale[1]), generator))
-    turns = _integer(4, generator) if rotate else 0
+    turns = _integer(4, generator) if quarter_turns else 0
     window = (height, width) if turns % 2 == 0 else (width, height)
-    crop = RandomCrop(*(max(1, round(length / zoom)) for length in window))
-    view = crop(sample, generator)
-    image, label = _resize(view.image, view.label, *window)
-    image, label = torch.rot90(image, turns, (1, 2)), torch.rot90(label, turns, (0, 1))
-    for axis in (0, 1):
-        if flip and _integer(2, generator):
-            image, label = image.flip(axis + 1), label.flip(axis)
-    image = _jitter(image, brightness, contrast, colour, generator)
+    source = (max(1, round(window[0] / zoom)), max(1, round(window[1] / zoom)))
+    if rotation > 0:
+        angle = math.radians(_uniform(-rotation, rotation, generator))
+        view = rotate(RandomCrop(*bounding_size(source, angle))(view, generator), angle, source)
+    else:
+        view = RandomCrop(*source)(view, generator)
+    view = _resize(view, *window)
+    mirrored = [
+        axis for axis in {"none": (), "horizontal": (1,), "both": (0, 1)}[flip] if _integer(2, generator)
+    ]
+    view = view.map_pixels(
+        lambda image: torch.rot90(image, turns, (1, 2)).flip([axis + 1 for axis in mirrored]),
+        lambda values, outside: torch.rot90(values, turns, (0, 1)).flip(mirrored),
+    )
+    view = replace(view, image=_jitter(view.image, brightness, contrast, colour, generator))
     if split:
-        label = split_components(label)
+        view = _split(view)
     if min_pixels > 0:
-        label = _ignore_slivers(label, min_pixels)
-    return replace(sample, image=image.contiguous(), label=label.contiguous())
+        view = replace(view, label=_ignore_slivers(view.label, min_pixels))
+    return view.map_pixels(Tensor.contiguous, lambda values, outside: values.contiguous())
 
 
-def _resize(image: Tensor, label: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Bilinear for the image [3, H, W]; for the label [H, W] the pixel under each centre."""
-    if label.shape == (height, width):
-        return image, label
-    rows = ((torch.arange(height) + 0.5) * (label.shape[0] / height)).long().clamp_(max=label.shape[0] - 1)
-    columns = ((torch.arange(width) + 0.5) * (label.shape[1] / width)).long().clamp_(max=label.shape[1] - 1)
-    resized = F.interpolate(
-        image[None], (height, width), mode="bilinear", antialias=True, align_corners=False
-    )[0]
-    return resized, label[rows][:, columns]
+def _resize(view: Sample, height: int, width: int) -> Sample:
+    """Bilinear for the image; for the maps the pixel under each centre."""
+    if view.size == (height, width):
+        return view
+    rows = ((torch.arange(height) + 0.5) * (view.size[0] / height)).long().clamp_(max=view.size[0] - 1)
+    columns = ((torch.arange(width) + 0.5) * (view.size[1] / width)).long().clamp_(max=view.size[1] - 1)
+    return view.map_pixels(
+        lambda image: F.interpolate(
+            image[None], (height, width), mode="bilinear", antialias=True, align_corners=False
+        )[0],
+        lambda values, outside: values[rows][:, columns],
+    )
 
 
 def _jitter(
@@ -137,11 +178,23 @@ def _jitter(
     return (((image - mean) * stretch + mean) * gain * channel).clamp_(0, 1)
 
 
+def _split(view: Sample) -> Sample:
+    """Cut instances that fall apart; the parts keep their class."""
+    label = split_components(view.label)
+    classes = view.instance_class
+    if classes is not None:
+        owners = torch.stack([label.flatten(), view.label.flatten()]).unique(dim=1).T.tolist()
+        classes = {part: classes[owner] for part, owner in owners if owner in classes}
+    return replace(view, label=label, instance_class=classes)
+
+
 def _ignore_slivers(label: Tensor, min_pixels: int) -> Tensor:
     """Labels above 0 with fewer than min_pixels pixels become IGNORE."""
-    values, inverse, counts = np.unique(label.numpy(), return_inverse=True, return_counts=True)
-    sliver = (values > 0) & (counts < min_pixels)
-    return label.masked_fill(torch.from_numpy(sliver[inverse.reshape(label.shape)]), IGNORE)
+    number = label.clamp(min=0)
+    if int(number.max()) >= _LARGE_LABEL:
+        number = number.unique(return_inverse=True)[1]
+    is_sliver = number.flatten().bincount() < min_pixels
+    return label.masked_fill(is_sliver[number] & (label > 0), IGNORE)
 
 
 def _integer(bound: int, generator: torch.Generator) -> int:

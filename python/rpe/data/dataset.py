@@ -24,16 +24,22 @@ class Dataset(torch.utils.data.Dataset[Sample], abc.ABC):
         split: name of the split, or None for everything.
         names: one name per image.
         has_background: label 0 is background (otherwise label 0 is an ordinary segment).
+        classes: names of the classes that `Sample.semantic` and `Sample.instance_class` number, classes[0] being the
+            background; empty where the data has no classes.
+        streams: the data set may be far larger than memory: nothing should read it as a whole before training, or
+            keep its images.
         structure_problems: faults of the tree found when it was opened; empty after strict opening.
     """
 
     format: str = ""
     has_background: bool = True
+    streams: bool = False
 
     def __init__(self, root: str, split: str | None) -> None:
         self.root = root
         self.split = split
         self.names: list[str] = []
+        self.classes: tuple[str, ...] = ()
         self.structure_problems: list[Problem] = []
 
     @abc.abstractmethod

@@ -41,8 +41,8 @@ def read_image(path: Path) -> NDArray[np.float32]:
             remedy="save one plane per file; stacks and multi-channel images are not read",
         )
     _require_pixels(path, pixels)
-    scaled = _scale(path, pixels).transpose(2, 0, 1)  # [C, H, W]
-    return np.ascontiguousarray(np.broadcast_to(scaled, (3, *scaled.shape[1:])))
+    scaled = _scale(path, np.ascontiguousarray(pixels.transpose(2, 0, 1)))  # [C, H, W]
+    return scaled if scaled.shape[0] == 3 else np.repeat(scaled, 3, axis=0)
 
 
 def read_label_map(path: Path) -> NDArray[np.int64]:

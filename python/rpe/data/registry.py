@@ -16,7 +16,6 @@ class _OpensDataset(Protocol):
 
 
 _FORMATS: dict[str, _OpensDataset] = {}
-_PLANNED = ("coco", "voc", "bsds500")
 _T = TypeVar("_T", bound=Dataset)
 
 
@@ -48,17 +47,11 @@ def open_dataset(spec: str, split: str | None = None, *, strict: bool = True) ->
             `Dataset.problems()`, which is what `rpe check-data` does.
 
     Raises:
-        ValueError: unknown format, or one that this version does not have yet; lists the formats.
+        ValueError: unknown format; lists the formats.
         DataError: the root cannot be used, or (strict) the tree has a fault.
     """
     name, _, root = spec.partition(":")
     name = name.strip()
-    if name in _PLANNED:
-        raise ValueError(
-            f"open_dataset: data format {name!r} is not available yet in this version; "
-            f"available: {', '.join(formats())};"
-            " meanwhile convert the data to `labels` (ROOT/images + ROOT/labels with 16-bit PNG label maps)"
-        )
     if name not in _FORMATS:
         raise ValueError(
             f"open_dataset: expected FORMAT:ROOT with FORMAT one of {', '.join(formats())}, got {spec!r}"

@@ -37,7 +37,11 @@ def select_split(root: Path, split: str | None, known: Sequence[str]) -> tuple[l
     """
     if split is None:
         return list(known), []
-    path = root / f"{split}.txt"
+    return read_split(root / f"{split}.txt", split, known)
+
+
+def read_split(path: Path, split: str, known: Sequence[str]) -> tuple[list[str], list[Problem]]:
+    """As `select_split`, from the list at `path`."""
     if not path.is_file():
         raise DataError(
             f"split {split!r} was asked for and its list is not there",

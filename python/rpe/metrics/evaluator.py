@@ -14,10 +14,20 @@ import numpy as np
 from torch import Tensor
 
 from .agreement import count_difference, foreground_ari, partition_ari, symmetric_best_dice
+from .coco import ScoredMasks, encode_labels, masks_of_label_map
 from .matching import IOU_THRESHOLDS, average_precision, match_instances
-from .overlap import LabelMap, Overlap, as_label_array, comparable, count_overlap
-from .proposals import PROPOSALS, ProposalImage, average_recall, proposal_image
+from .overlap import LabelMap, as_label_array, count_overlap
+from .recall import PROPOSALS, average_recall
 
+COLUMNS = (
+    ("ap50", "AP@0.5", "AP at IoU 0.5: TP / (TP + FP + FN), mean over images"),
+    ("ap_mean", "AP mean", "mean over IoU 0.50, 0.55, ..., 0.95"),
+    ("f1_50", "F1@0.5", "F1 at IoU 0.5, counts pooled over images"),
+    ("ari", "ARI", "adjusted Rand index on foreground pixels"),
+    ("sbd", "SBD", "symmetric best Dice"),
+    ("abs_dic", "|DiC|", "absolute difference in count, mean over images"),
+)
+"""Key, heading and meaning of the numbers that stand in a summary."""
 SMALL_IMAGE_PIXELS = 256 * 320
 """Images up to this many pixels form the group "small", all others "large"."""
 
@@ -27,7 +37,7 @@ class _Image:
     row: dict[str, Any]
     ap: list[float]
     hits: int
-    proposals: ProposalImage | None
+    proposals: ScoredMasks | None
 
 
 class Evaluator:
@@ -102,34 +112,30 @@ class Evaluator:
             "sbd": symmetric_best_dice(overlap),
             "dic": count_difference(overlap),
         }
-        ranked = self._ranked(overlap, prediction, scores, target) if self.proposals else None
+        ranked = self._ranked(prediction, scores, target) if self.proposals else None
         self._images.append(_Image(row, [float(value) for value in ap], hits, ranked))
 
     def _ranked(
-        self,
-        overlap: Overlap,
-        prediction: LabelMap,
-        scores: Sequence[float] | Tensor | None,
-        target: LabelMap,
-    ) -> ProposalImage:
-        """Masks with scores; a proposal that lies in ignored pixels alone is left out together with its score."""
-        predicted, wanted = comparable(prediction, target, has_background=self.has_background)
+        self, prediction: LabelMap, scores: Sequence[float] | Tensor | None, target: LabelMap
+    ) -> ScoredMasks:
+        """Masks with scores."""
+        shift = 0 if self.has_background else 1
+        predicted = as_label_array(prediction, "prediction") + shift
+        wanted = as_label_array(target, "target")
+        labels, areas = np.unique(predicted[predicted > 0], return_counts=True)
         if scores is None:
-            values = [float(pixels) for pixels in overlap.predicted_sizes]
+            values = areas.astype(np.float64)
         else:
-            shift = 0 if self.has_background else 1
-            labels = np.unique(as_label_array(prediction, "prediction") + shift)
-            labels = labels[labels > 0]
-            given = np.asarray(
+            values = np.asarray(
                 scores.detach().cpu() if isinstance(scores, Tensor) else scores, dtype=np.float64
             )
-            if given.shape != labels.shape or not np.isfinite(given).all():
+            if values.shape != labels.shape or not np.isfinite(values).all():
                 raise ValueError(
                     f"Evaluator.add: expected {len(labels)} finite scores, one per predicted instance, "
-                    f"got {list(given.shape)}"
+                    f"got {list(values.shape)}"
                 )
-            values = [float(score) for score in given[np.isin(labels, overlap.predicted_labels)]]
-        return proposal_image(predicted, overlap.predicted_labels, values, wanted, overlap.target_labels)
+        wanted = np.where(wanted >= 0, wanted + shift, wanted)
+        return masks_of_label_map(encode_labels(predicted, labels), values.tolist(), wanted)
 
     def result(self) -> dict[str, Any]:
         """Everything, ready for `json.dumps`.
@@ -138,13 +144,16 @@ class Evaluator:
             `{"overall": group, "by_kind": {kind: group}, "by_size": {"small": ..., "large": ...}, "images": [row]}`,
             where a group has: images, instances, predicted (counts); ap (threshold -> mean over images), ap50, ap_mean;
             ap50_pooled, precision50, recall50, f1_50 (counts pooled over images, IoU 0.5); ari (foreground), ari_all,
-            sbd, abs_dic (means over images); ar (IoU -> number of proposals -> recall). None = undefined.
+            sbd, abs_dic (means over images); ar (IoU -> number of proposals -> recall). None = undefined. "columns" are
+            those of a summary, and "order" is the key by which images are ranked, lower = worse.
         """
         return {
             "overall": self._group(self._images),
             "by_kind": self._groups(lambda row: row["kind"]),
             "by_size": self._groups(_size_group),
             "images": [dict(image.row) for image in self._images],
+            "columns": [list(column) for column in COLUMNS],
+            "order": "ap50",
         }
 
     def _groups(self, key: Callable[[dict[str, Any]], str | None]) -> dict[str, Any]:

@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
-from .colours import ColourBasis, embedding_to_rgb, image_to_rgb, label_to_rgb, overlay
-from .figures import curves_png
+from .colours import ColourBasis, Picture, embedding_to_rgb, image_to_rgb, label_to_rgb, overlay
+from .figures import curves_png, lines_png
 from .mistakes import Mistakes, align_labels, find_mistakes
 from .page import ReportImage, write_report
+from .tables import rank
 
 __all__ = [
     "ColourBasis",
     "Mistakes",
+    "Picture",
     "ReportImage",
     "align_labels",
     "curves_png",
@@ -20,6 +22,8 @@ __all__ = [
     "find_mistakes",
     "image_to_rgb",
     "label_to_rgb",
+    "lines_png",
     "overlay",
+    "rank",
     "write_report",
 ]

@@ -74,6 +74,28 @@ def curves_png(curves: Mapping[str, Curve]) -> bytes:
     return buffer.getvalue()
 
 
+def lines_png(lines: Mapping[str, Curve], x_label: str, y_label: str) -> bytes:
+    """Lines between given points, values in 0..1, for example precision over recall."""
+    figure = Figure(figsize=(6.4, 4.2), dpi=144, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for number, (name, (x, y)) in enumerate(lines.items()):
+        style = "-" if number < len(_LINE_COLOURS) else "--"
+        colour = _LINE_COLOURS[number % len(_LINE_COLOURS)]
+        marker = "o" if len(x) <= _MANY_POINTS else None
+        axes.plot(x, y, style, color=colour, linewidth=1.6, marker=marker, markersize=3, label=name)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.set_xlim(left=0)
+    axes.set_ylim(0, 1.02)
+    axes.grid(True, color="#d8dce0", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, ncols=1 + len(lines) // 12)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
 def _running_mean(values: np.ndarray) -> np.ndarray:
     """Mean over a centred window, shorter at the ends."""
     half = max(1, int(_SMOOTHING_SHARE * len(values) / 2))

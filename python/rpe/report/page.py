@@ -19,11 +19,12 @@ from torch import Tensor
 
 from ..metrics.overlap import LabelMap
 from .colours import ColourBasis, Picture, image_to_rgb, label_to_rgb, overlay
-from .figures import Curve, curves_png, data_uri, png_bytes
+from .figures import Curve, curves_png, data_uri, lines_png, png_bytes
 from .mistakes import LEGEND, align_labels, find_mistakes
 from .style import SCRIPT, STYLE
 from .tables import (
     config_table,
+    given_table,
     group_table,
     image_table,
     recall_table,
@@ -52,6 +53,8 @@ class ReportImage:
         embeddings: `[D, h, w]` after loop 0, 1, ..., T, at any resolution; may be empty. NaN = pixel that took no part.
         caption: more words beside the name.
         has_background: label 0 is background.
+        panels: captions and pictures of the task, shown below those of the label maps.
+        compare: show the label maps.
     """
 
     name: str
@@ -61,6 +64,8 @@ class ReportImage:
     embeddings: Sequence[Tensor | NDArray[np.floating]] = field(default_factory=tuple)
     caption: str = ""
     has_background: bool = True
+    panels: Sequence[tuple[str, Picture]] = field(default_factory=tuple)
+    compare: bool = True
 
 
 def write_report(
@@ -122,7 +127,9 @@ def _image_row(item: ReportImage) -> tuple[str, dict[str, Any]]:
     image, factor = _brightened(item.image)
     heading = "input" if factor == 1 else f"input, {factor:.1f} times as bright"
     shown: list[tuple[str, Picture]] = [(heading, image_to_rgb(image))]
-    if item.target is None:
+    if not item.compare:
+        shown += item.panels
+    elif item.target is None:
         shown += [("predicted", label_to_rgb(prediction)), ("contours", overlay(image, prediction))]
     else:
         aligned = align_labels(prediction, item.target, has_background=item.has_background)
@@ -135,6 +142,8 @@ def _image_row(item: ReportImage) -> tuple[str, dict[str, Any]]:
             (f"mistakes: {mistakes.caption()}", mistakes.picture()),
         ]
     bands = [_band(shown, size, smallest=200)]
+    if item.compare and item.panels:
+        bands.append(_band(item.panels, size, smallest=150))
     if item.embeddings:
         basis = ColourBasis.fit(item.embeddings)
         coloured = [
@@ -172,6 +181,16 @@ def _details_of(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if groups:
             heading = f"By kind and size{': ' + name if name else ''}"
             parts.append(_section(heading, groups) if len(results) == 1 else _fold(heading, groups))
+    for name, result in results.items():
+        suffix = f": {name}" if name else ""
+        for title, content in result.get("tables", {}).items():
+            parts.append(_section(title + suffix, given_table(content)))
+        for title, plot in result.get("plots", {}).items():
+            png = lines_png(plot["lines"], plot["x"], plot["y"])
+            shown = f'<img class=plot src="{data_uri(png)}" alt="{escape(title)}">'
+            parts.append(
+                _section(title + suffix, shown) if len(results) == 1 else _fold(title + suffix, shown)
+            )
     curves = threshold_table(results) + recall_table(results)
     if curves:
         parts.append(_fold("Average precision by IoU, average recall by number of proposals", curves))

@@ -5,19 +5,12 @@ Only text from numbers; which tables there are is decided in page.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-SUMMARY = {
-    "ap50": ("AP at IoU 0.5", "TP / (TP + FP + FN), mean over images"),
-    "ap_mean": ("AP mean", "mean over IoU 0.50, 0.55, ..., 0.95"),
-    "f1_50": ("F1 at IoU 0.5", "counts pooled over images"),
-    "ari": ("ARI", "adjusted Rand index on foreground pixels"),
-    "sbd": ("SBD", "symmetric best Dice"),
-    "abs_dic": ("|DiC|", "absolute difference in count, mean over images"),
-}
-_COUNTS = {"images": "images", "instances": "instances", "predicted": "predicted"}
+_COUNTS = ("images", "instances", "predicted")
 _GROUPINGS = {"by_kind": "kind", "by_size": "image size", "by_shape": "height x width"}
 
 
@@ -53,35 +46,40 @@ def results_by_name(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def summary_table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """One row per result: the headline numbers."""
-    tips = dict(SUMMARY.values())
+    """One row per result: the numbers of its columns."""
+    keys, tips = _summary_columns(next(iter(results.values())))
     rows = [
-        [escape(name or "result"), *(number(result["overall"].get(key)) for key in (*_COUNTS, *SUMMARY))]
+        [escape(name or "result"), *(number(result["overall"].get(key)) for key in keys)]
         for name, result in results.items()
     ]
-    return table(["", *_COUNTS.values(), *tips], rows, tips=tips)
+    return table(["", *keys.values()], rows, tips=tips)
 
 
 def group_table(result: Mapping[str, Any]) -> str:
     """One row per kind, size group and shape; empty where no grouping parts the images."""
+    keys, tips = _summary_columns(result)
     rows = []
     for grouping, title in _GROUPINGS.items():
         groups = result.get(grouping, {})
         for name, group in groups.items() if len(groups) > 1 else ():
-            numbers = (number(group.get(key)) for key in (*_COUNTS, *SUMMARY))
+            numbers = (number(group.get(key)) for key in keys)
             rows.append([f"<span class=quiet>{title}</span> {escape(name)}", *numbers])
-    tips = dict(SUMMARY.values())
-    return table(["images by", *_COUNTS.values(), *tips], rows, tips=tips) if rows else ""
+    return table(["images by", *keys.values()], rows, tips=tips) if rows else ""
+
+
+def given_table(content: Mapping[str, Any]) -> str:
+    """A table that a result carries: {"head": [...], "rows": [[...], ...]}."""
+    return table(content["head"], [[number(cell) for cell in row] for row in content["rows"]])
 
 
 def threshold_table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """AP at each IoU threshold, one row per result."""
-    thresholds = list(
-        dict.fromkeys(key for result in results.values() for key in result["overall"].get("ap", {}))
-    )
+    """AP of label maps at each IoU threshold, one row per result that has them."""
+    found = {
+        name: ap for name, result in results.items() if isinstance(ap := result["overall"].get("ap"), Mapping)
+    }
+    thresholds = list(dict.fromkeys(key for ap in found.values() for key in ap))
     rows = [
-        [escape(name or "AP"), *(number(result["overall"].get("ap", {}).get(key)) for key in thresholds)]
-        for name, result in results.items()
+        [escape(name or "AP"), *(number(ap.get(key)) for key in thresholds)] for name, ap in found.items()
     ]
     return table(["IoU", *thresholds], rows) if thresholds else ""
 
@@ -99,11 +97,19 @@ def recall_table(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def image_table(result: Mapping[str, Any]) -> str:
-    """One row per image, worst AP first."""
-    keys = ("kind", "width", "height", "instances", "predicted", "ap50", "ap_mean", "ari", "sbd", "dic")
-    rows = sorted(result.get("images", []), key=lambda row: (row["ap50"], row["name"]))
+    """One row per image, worst first, images without a rank last."""
+    rows = sorted(result.get("images", []), key=lambda row: (rank(row, result["order"]), row["name"]))
+    if not rows:
+        return ""
+    keys = [key for key, value in rows[0].items() if key != "name" and not isinstance(value, Mapping)]
     cells = [[escape(row["name"]), *(number(row.get(key)) for key in keys)] for row in rows]
-    return table(["image", *keys], cells) if rows else ""
+    return table(["image", *keys], cells)
+
+
+def rank(row: Mapping[str, Any], order: str) -> float:
+    """What images are sorted by: lower is worse; infinite where it is undefined."""
+    value = row.get(order)
+    return math.inf if value is None else float(value)
 
 
 def config_table(config: Mapping[str, Any]) -> str:
@@ -122,3 +128,10 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def _summary_columns(result: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+    """Headings by key, counts first, and meanings by heading."""
+    headings = {key: key for key in _COUNTS if key in result["overall"]}
+    headings |= {key: heading for key, heading, _ in result["columns"]}
+    return headings, {heading: meaning for _, heading, meaning in result["columns"]}

@@ -1,0 +1,130 @@
+"""The peer of the embedding: the same backbone with a head of three classes (background, inside, border), and
+connected components of the inside, grown over the border.
+
+`ThreeClassStep` is trained by `rpe.train` in place of `TrainingStep`: same views, optimiser, schedule and checkpoints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from skimage.measure import label as planar_components
+from skimage.segmentation import watershed
+from torch import Tensor, nn
+
+from ..build import build_backbone_of
+from ..checkpoint import load_weights, read_checkpoint
+from ..config import Config
+from ..data import IGNORE
+from ..losses import foreground_loss
+from ..objective import Losses
+from ..position import Origin
+from ..preprocess import preprocess
+
+BACKGROUND, INSIDE, BORDER = range(3)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """From probabilities to objects."""
+
+    inside: float = 0.5
+    """Probability of the inside from which a pixel is a seed."""
+    foreground: float = 0.5
+    """Probability of inside or border from which a pixel belongs to an object."""
+    min_size: int = 16
+    """Objects with fewer pixels are removed."""
+
+
+class ThreeClass(nn.Module):
+    """Images `[B, 3, H, W]` to class logits `[B, 3, H, W]`."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.backbone = build_backbone_of(config, in_channels=3)
+        self.head = nn.Conv2d(cast(int, self.backbone.out_channels), 3, kernel_size=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        logit: Tensor = self.head(self.backbone(image)).float()
+        return F.interpolate(logit, size=image.shape[-2:], mode="bilinear", align_corners=False)
+
+
+class ThreeClassStep(nn.Module):
+    """The peer's network and loss: cross-entropy of the classes, and the foreground loss that the embedding's network
+    has too, on inside and border together.
+
+    Args:
+        config: the embedding's settings; its backbone is used.
+        border_weight: weight of border pixels in the cross-entropy.
+    """
+
+    def __init__(self, config: Config, border_weight: float = 3.0) -> None:
+        super().__init__()
+        self.model = ThreeClass(config)
+        self.register_buffer("weight", torch.tensor([1.0, 1.0, border_weight]), persistent=False)
+
+    def forward(
+        self,
+        image: Tensor,
+        label: Tensor,
+        generator: torch.Generator,
+        origin: Origin = (0, 0),
+        semantic: Tensor | None = None,
+    ) -> Losses:
+        logit = self.model(image)
+        weight: Tensor = self.weight  # type: ignore[assignment]
+        per_pixel = F.cross_entropy(
+            logit, classes(label), weight=weight, ignore_index=IGNORE, reduction="none"
+        )
+        valid = (label != IGNORE).sum((1, 2)).clamp(min=1)
+        entropy = (per_pixel.sum((1, 2)) / valid).mean()
+        objects = torch.logsumexp(logit[:, [INSIDE, BORDER]], dim=1, keepdim=True) - logit[:, :1]
+        foreground = foreground_loss(objects, label)
+        none = entropy.new_zeros(())
+        return Losses(entropy + foreground, entropy[None], foreground, none, none)
+
+
+def classes(label: Tensor) -> Tensor:
+    """`[B, H, W]` class of each pixel: the border of an object is where another label is within one pixel."""
+    padded = F.pad(label[:, None].double(), (1, 1, 1, 1), mode="replicate")
+    differs = F.max_pool2d(padded, 3, stride=1) != -F.max_pool2d(-padded, 3, stride=1)
+    inside = torch.where(differs[:, 0], BORDER, INSIDE)
+    return torch.where(label > 0, inside, label.clamp(max=BACKGROUND))
+
+
+class ThreeClassPredictor:
+    """A trained peer.
+
+    Args:
+        checkpoint: model.pt of its run.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        content = read_checkpoint(checkpoint)
+        self.config: Config = content["config"]
+        self.model = ThreeClass(self.config).eval()
+        load_weights(self.model, content["model"], str(checkpoint))
+
+    @torch.no_grad()
+    def probabilities(self, image: Tensor) -> NDArray[np.float32]:
+        """Class probabilities `[3, H, W]` of an image `[3, H, W]`."""
+        logit = self.model(preprocess(image, self.config.model)[None])
+        return logit.softmax(1)[0].numpy()
+
+
+def decode(probability: NDArray[np.float32], rules: Rules) -> NDArray[np.int32]:
+    """Objects `[H, W]`, 0 = background, from class probabilities `[3, H, W]`: components of the inside, grown in the
+    order of falling probability over everything that belongs to an object."""
+    objects = 1 - probability[BACKGROUND]
+    seeds = planar_components(probability[INSIDE] > rules.inside, connectivity=1)
+    grown = watershed(-objects, seeds, mask=(objects > rules.foreground) | (seeds > 0))
+    kept = np.bincount(grown.reshape(-1)) >= rules.min_size
+    kept[0] = False
+    number = np.cumsum(kept) * kept
+    return number[grown].astype(np.int32)

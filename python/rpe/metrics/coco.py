@@ -1,0 +1,196 @@
+"""Scored masks of one image, and pycocotools' matching of them with the true ones.
+
+A mask is a run-length code. What ranks, averages and names the numbers is `recall.py` and `precision.py`; matching is
+pycocotools' alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as run_length
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from scipy.ndimage import find_objects
+
+from .matching import IOU_THRESHOLDS
+from .overlap import IntArray
+
+RunLength = dict[str, Any]
+"""A mask as pycocotools encodes it: {"size": [H, W], "counts": bytes or str}."""
+
+_NO_SIZE_LIMIT = [0.0, 1e10]
+_IGNORED_SHARE = 0.5
+"""A detection with more of it in ignored pixels is left out where it finds nothing: COCO's rule for crowds."""
+
+
+@dataclass(frozen=True)
+class ScoredMasks:
+    """The true masks of one image, and the detected ones with their scores; classes are 1 where nothing is said.
+
+    `is_crowd` marks true masks that are neither found nor missed (COCO's crowds).
+    """
+
+    size: tuple[int, int]
+    targets: list[RunLength]
+    detections: list[RunLength]
+    scores: list[float]
+    target_classes: list[int] = field(default_factory=list)
+    classes: list[int] = field(default_factory=list)
+    is_crowd: list[bool] = field(default_factory=list)
+
+
+def encode_mask(mask: NDArray[np.bool_]) -> RunLength:
+    """`[H, W]` as a run-length code."""
+    code: RunLength = run_length.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return code
+
+
+def decode_mask(code: RunLength) -> NDArray[np.bool_]:
+    """A run-length code as `[H, W]`."""
+    return np.asarray(run_length.decode(code), dtype=np.bool_)
+
+
+def encode_labels(label: NDArray[np.integer], values: Sequence[int] | IntArray) -> list[RunLength]:
+    """One run-length code per label of a label map `[H, W]`, in the time of the labels' boxes."""
+    found, index = np.unique(label, return_inverse=True)
+    boxes = find_objects(index.reshape(label.shape) + 1)
+    place = {int(value): number for number, value in enumerate(found)}
+    boxes.append((slice(0, 0), slice(0, 0)))  # of a label that is nowhere
+    return [_encode_box(label, value, boxes[place.get(int(value), -1)]) for value in values]
+
+
+def _encode_box(label: NDArray[np.integer], value: int, box: tuple[slice, slice]) -> RunLength:
+    """The run-length code of one label that lies in a box: lengths of runs of 0 and 1 in turns, column by column."""
+    height, width = label.shape
+    column, row = np.nonzero((label[box] == value).T)
+    pixel = (column + box[1].start) * height + row + box[0].start
+    begins = np.flatnonzero(np.diff(pixel, prepend=-2) > 1)
+    starts, ends = pixel[begins], pixel[np.append(begins[1:], len(pixel)) - 1] + 1
+    edges = np.stack([starts, ends], axis=1).reshape(-1)
+    counts = np.diff(edges, prepend=0, append=height * width)
+    code: RunLength = run_length.frPyObjects(
+        {"size": [height, width], "counts": counts.tolist()}, height, width
+    )
+    return code
+
+
+def masks_of_label_map(
+    detections: Sequence[RunLength],
+    scores: Sequence[float],
+    target: IntArray,
+    *,
+    classes: Sequence[int] = (),
+    instance_class: Mapping[int, int] | None = None,
+) -> ScoredMasks:
+    """Detections against a label map `[H, W]` (0 = background, -1 = ignored).
+
+    Ignored pixels are taken out of the detections. One that lay mostly in them, and reaches an IoU of 0.5 with no true
+    instance without them, is left out with its score.
+    """
+    labels = np.unique(target)
+    labels = labels[labels > 0]
+    targets = encode_labels(target, labels)
+    found, kept = list(detections), list(range(len(detections)))
+    ignored = target < 0
+    if found and ignored.any():
+        counted = encode_mask(~ignored)
+        inside = [run_length.merge([code, counted], intersect=True) for code in found]
+        before, after = run_length.area(found), run_length.area(inside)
+        best = _best_iou(inside, targets)
+        outside = after >= (1 - _IGNORED_SHARE) * before
+        kept = [k for k in kept if after[k] > 0 and (outside[k] or best[k] >= 0.5)]
+        found = [inside[k] for k in kept]
+    known = instance_class or {}
+    return ScoredMasks(
+        (target.shape[0], target.shape[1]),
+        targets,
+        found,
+        [float(scores[k]) for k in kept],
+        [int(known.get(int(label), 1)) for label in labels],
+        [int(classes[k]) for k in kept] if len(classes) else [],
+    )
+
+
+def match(
+    images: Sequence[ScoredMasks],
+    *,
+    use_classes: bool,
+    numbers: Sequence[int],
+    thresholds: Sequence[float] = IOU_THRESHOLDS,
+) -> COCOeval:
+    """pycocotools' evaluation over all sizes, accumulated.
+
+    Args:
+        images: at least one.
+        use_classes: compare masks of one class only (`useCats`).
+        numbers: numbers of detections per image and class, best first (`maxDets`).
+        thresholds: IoU thresholds (`iouThrs`).
+    """
+    truth, found = _coco(images)
+    evaluation = COCOeval(truth, found, iouType="segm")
+    evaluation.params.useCats = int(use_classes)
+    evaluation.params.iouThrs = np.array(thresholds)
+    evaluation.params.maxDets = sorted(numbers)
+    evaluation.params.areaRng = [_NO_SIZE_LIMIT]
+    evaluation.params.areaRngLbl = ["all"]
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation
+
+
+def _best_iou(detections: Sequence[RunLength], targets: Sequence[RunLength]) -> NDArray[np.float64]:
+    if not targets:
+        return np.zeros(len(detections))
+    return np.asarray(run_length.iou(list(detections), list(targets), [0] * len(targets))).max(axis=1)
+
+
+def _coco(images: Sequence[ScoredMasks]) -> tuple[COCO, COCO]:
+    """The images as two COCO data sets, true and detected."""
+    described = [
+        {"id": number, "height": image.size[0], "width": image.size[1]} for number, image in enumerate(images)
+    ]
+    targets, detections = [], []
+    for number, image in enumerate(images):
+        classes = image.target_classes or [1] * len(image.targets)
+        crowds = image.is_crowd or [False] * len(image.targets)
+        for code, kind, crowd in zip(image.targets, classes, crowds, strict=True):
+            targets.append({**_annotation(number, code, kind), "iscrowd": int(crowd)})
+        classes = image.classes or [1] * len(image.detections)
+        for code, kind, score in zip(image.detections, classes, image.scores, strict=True):
+            detections.append({**_annotation(number, code, kind), "iscrowd": 0, "score": score})
+    present = sorted({annotation["category_id"] for annotation in targets + detections} | {1})
+    categories = [{"id": kind, "name": str(kind)} for kind in present]
+    return _index(described, targets, categories), _index(described, detections, categories)
+
+
+def _annotation(image: int, code: RunLength, kind: int) -> dict[str, Any]:
+    return {
+        "image_id": image,
+        "category_id": kind,
+        "segmentation": code,
+        "area": float(run_length.area(code)),
+    }
+
+
+def _index(
+    described: list[dict[str, int]], annotations: list[dict[str, Any]], categories: list[dict[str, Any]]
+) -> COCO:
+    data = COCO()
+    data.dataset = {
+        "images": described,
+        "categories": categories,
+        "annotations": [
+            {**annotation, "id": number} for number, annotation in enumerate(annotations, start=1)
+        ],
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        data.createIndex()
+    return data

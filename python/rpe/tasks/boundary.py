@@ -1,0 +1,187 @@
+"""Task `boundary`: boundary probabilities from embeddings of few dimensions at several depths, and from their fusion.
+
+The prediction is the mean of all of them, as in the authors' released demonstration; there it is thinned by non-maximum
+suppression, here by `skimage.morphology.thin` at each threshold, as the benchmark does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from skimage.measure import label as planar_components
+from skimage.morphology import thin
+
+from ..config import DecodeConfig
+from ..data import Dataset, Sample
+from ..grouping import RecurrentGrouping
+from ..losses import label_boundaries
+from ..metrics import boundary_scores, count_boundaries
+from ..metrics.boundary import NUM_THRESHOLDS, BoundaryCounts, best_f
+from ..model import Output
+from ..prediction import Prediction
+from ..report import Picture
+from .base import Task
+from .plots import precision_plot
+
+_REGION_THRESHOLD = 0.5
+"""Boundary probability that parts two regions of `Prediction.labels`, and that the thinned picture starts from."""
+_THRESHOLDS = NUM_THRESHOLDS
+_DEPTH_THRESHOLDS = 19
+"""Thresholds for the single depths and the fusion, whose numbers stand beside the main one; it has the benchmark's
+99."""
+
+
+class BoundaryTask(Task):
+    """Boundaries between the regions of all annotators."""
+
+    name = "boundary"
+    groups = False
+
+    def decode(
+        self, output: Output, size: tuple[int, int], grouping: RecurrentGrouping, rules: DecodeConfig
+    ) -> Prediction:
+        if output.boundary is None:
+            raise ValueError("the model has no boundary head; train it with task = 'boundary'")
+        logit = F.interpolate(output.boundary, size=size, mode="bilinear", align_corners=False)[0]
+        depths = logit.sigmoid().cpu()
+        boundary = depths.mean(dim=0)
+        inside = (boundary < _REGION_THRESHOLD).numpy()
+        labels = np.asarray(planar_components(inside, connectivity=1), dtype=np.int32)
+        index = torch.from_numpy(labels).flatten().long()
+        count = torch.bincount(index).clamp(min=1)
+        certainty = torch.bincount(index, weights=1 - boundary.flatten().double()) / count
+        return Prediction(
+            labels,
+            certainty[1:].float().numpy(),
+            output.embedding[0].cpu().numpy(),
+            boundary=boundary.numpy(),
+            boundary_depths=depths.numpy(),
+        )
+
+    def evaluator(self, dataset: Dataset) -> BoundaryEvaluator:
+        return BoundaryEvaluator()
+
+    def panels(self, sample: Sample, prediction: Prediction, dataset: Dataset) -> list[tuple[str, Picture]]:
+        assert prediction.boundary is not None and prediction.boundary_depths is not None
+        truth = np.mean(annotators(sample), axis=0)
+        single = [
+            (name, _grey(probability))
+            for name, probability in zip(
+                depth_names(len(prediction.boundary_depths)), prediction.boundary_depths, strict=True
+            )
+        ]
+        return [
+            ("boundary probability", _grey(prediction.boundary)),
+            ("thinned at 0.5", _grey(_thinned(prediction.boundary))),
+            ("all annotators", _grey(truth)),
+            *single,
+        ]
+
+    def pictures(self, prediction: Prediction) -> dict[str, NDArray[Any]]:
+        assert prediction.boundary is not None and prediction.boundary_depths is not None
+        maps = {"boundary": prediction.boundary, "thin": _thinned(prediction.boundary)}
+        names = depth_names(len(prediction.boundary_depths))
+        maps |= dict(zip(names, prediction.boundary_depths, strict=True))
+        return {name.replace(" ", "-"): _bytes(probability) for name, probability in maps.items()}
+
+    def describe(self, prediction: Prediction) -> str:
+        return f"boundaries of {len(prediction.scores)} regions"
+
+
+class BoundaryEvaluator:
+    """ODS, OIS and AP against all annotators, of the mean map and of each depth."""
+
+    def __init__(self) -> None:
+        self._counts: list[BoundaryCounts] = []
+        self._single: dict[str, list[BoundaryCounts]] = {}
+        self._rows: list[dict[str, Any]] = []
+
+    def add(self, index: int, sample: Sample, prediction: Prediction) -> None:
+        assert prediction.boundary is not None and prediction.boundary_depths is not None
+        truth = annotators(sample)
+        counts = count_boundaries(prediction.boundary, truth, num_thresholds=_THRESHOLDS)
+        self._counts.append(counts)
+        maps = prediction.boundary_depths
+        for name, probability in zip(depth_names(len(maps)), maps, strict=True):
+            single = count_boundaries(probability, truth, num_thresholds=_DEPTH_THRESHOLDS)
+            self._single.setdefault(name, []).append(single)
+        self._rows.append(
+            {
+                "name": sample.name,
+                "kind": sample.kind,
+                "height": sample.size[0],
+                "width": sample.size[1],
+                "annotators": len(truth),
+                "f": best_f(counts),
+            }
+        )
+
+    def result(self) -> dict[str, Any]:
+        scores = boundary_scores(self._counts)
+        curve = scores.pop("curve")
+        single = {name: boundary_scores(counts) for name, counts in self._single.items()}
+        rows = [[name, each["ods"], each["ois"], each["ap"]] for name, each in single.items()]
+        curves = {"mean of all": curve} if curve else {}
+        curves |= {name: each["curve"] for name, each in single.items()}
+        return {
+            "overall": {
+                "images": len(self._rows),
+                **scores,
+                "depths": {
+                    name: {key: each[key] for key in ("ods", "ois", "ap")} for name, each in single.items()
+                },
+            },
+            "images": self._rows,
+            "columns": [
+                ["ods", "ODS", "best F of one threshold for all images, all annotators"],
+                ["ois", "OIS", "F with the best threshold of each image"],
+                ["ap", "AP", "area under precision over recall"],
+                ["ods_precision", "precision", "at the threshold of ODS"],
+                ["ods_recall", "recall", "at the threshold of ODS"],
+            ],
+            "order": "f",
+            "tables": {
+                f"Depths and their fusion ({_DEPTH_THRESHOLDS} thresholds)": {
+                    "head": ["prediction", "ODS", "OIS", "AP"],
+                    "rows": rows,
+                }
+            }
+            if rows
+            else {},
+            "plots": precision_plot(curves),
+        }
+
+
+def annotators(sample: Sample) -> list[NDArray[np.bool_]]:
+    """Boundaries `[H, W]` of each annotator; where the data has label maps alone, those between labels, thinned."""
+    if sample.boundaries:
+        return [boundary.numpy() for boundary in sample.boundaries]
+    maps = sample.annotations or (sample.label,)
+    return [np.asarray(thin(label_boundaries(label[None])[0].numpy())) for label in maps]
+
+
+def depth_names(number: int) -> list[str]:
+    """Names of `boundary_depths`: depth 1 is the finest."""
+    return [*(f"depth {depth}" for depth in range(1, number)), "fused"]
+
+
+def _thinned(boundary: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The probability on the thinned boundary, 0 elsewhere."""
+    return np.where(thin(boundary >= _REGION_THRESHOLD), boundary, 0)
+
+
+def _grey(values: NDArray[np.floating]) -> Picture:
+    """`[H, W]` in 0..1 as a picture, 1 white."""
+    return np.repeat(_bytes(values)[:, :, None], 3, axis=2)
+
+
+def _bytes(values: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """`[H, W]` in 0..1 as 0..255."""
+    return np.rint(values * 255).astype(np.uint8)
+
+
+TASK = BoundaryTask()

@@ -1,0 +1,139 @@
+"""Task `semantic_instance`: instances from the embedding, each with the class that its pixels vote for.
+
+A pixel belongs to an object where the semantic head finds the background unlikely; inside a group every pixel votes
+with its class probabilities, the background's left out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..config import DecodeConfig
+from ..data import Dataset, Sample
+from ..decode import decode, mean_by_label, object_scores
+from ..grouping import RecurrentGrouping
+from ..metrics import PanopticQuality, ScoredMasks, coco_ap, encode_labels, region_ap
+from ..model import Output
+from ..prediction import Prediction
+from ..report import Picture
+from .base import Task
+from .instance import InstanceEvaluator
+from .plots import class_table, precision_plot
+from .semantic import SemanticEvaluator, class_panels, class_probability
+from .truth import scored_masks
+
+
+class SemanticInstanceTask(Task):
+    """Instances with classes."""
+
+    name = "semantic_instance"
+
+    def foreground(self, output: Output) -> Tensor:
+        """Log-odds of any class against the background."""
+        if output.semantic is None:
+            raise ValueError("the model has no semantic head; train it with task = 'semantic_instance'")
+        logit = output.semantic[0]
+        return torch.logsumexp(logit[1:], dim=0, keepdim=True) - logit[:1]
+
+    def decode(
+        self, output: Output, size: tuple[int, int], grouping: RecurrentGrouping, rules: DecodeConfig
+    ) -> Prediction:
+        probability = class_probability(output, size).cpu()  # [C, H, W]
+        objects = decode(output.embedding[0], self.foreground(output), size, grouping, rules).labels
+        count = int(objects.max(initial=0))
+        index = torch.from_numpy(objects.astype(np.int64))
+        votes = mean_by_label(probability.flatten(1).T, index.flatten(), count)  # [count, C]
+        classes = 1 + votes[:, 1:].argmax(dim=1)  # [count]
+        chosen = torch.cat([classes.new_zeros(1), classes])[index]  # [H, W]
+        certainty = probability.gather(0, chosen[None])[0]
+        stride = -(-size[0] // output.embedding.shape[2])
+        return Prediction(
+            objects,
+            object_scores(objects, output.embedding[0], certainty, stride),
+            output.embedding[0].cpu().numpy(),
+            classes=classes.numpy(),
+            semantic=probability.argmax(dim=0).numpy(),
+        )
+
+    def evaluator(self, dataset: Dataset) -> SemanticInstanceEvaluator:
+        return SemanticInstanceEvaluator(dataset)
+
+    def panels(self, sample: Sample, prediction: Prediction, dataset: Dataset) -> list[tuple[str, Picture]]:
+        return class_panels(sample, prediction)
+
+    def pictures(self, prediction: Prediction) -> dict[str, NDArray[Any]]:
+        assert prediction.semantic is not None
+        return {"classes": prediction.semantic.astype(np.uint16)}
+
+    def describe(self, prediction: Prediction) -> str:
+        return f"{len(prediction.scores)} objects"
+
+
+class SemanticInstanceEvaluator:
+    """AP^r, COCO AP, PQ and mIoU, beside the metrics of instances without classes."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self._instances = InstanceEvaluator(dataset, proposals=False)
+        self._semantic = SemanticEvaluator(dataset)
+        self._panoptic = PanopticQuality(dataset.classes)
+        self._masks: list[ScoredMasks] = []
+
+    def add(self, index: int, sample: Sample, prediction: Prediction) -> None:
+        assert prediction.classes is not None and sample.instance_class is not None
+        self._instances.add(index, sample, prediction)
+        self._semantic.add(index, sample, prediction)
+        kinds = prediction.classes.tolist()
+        codes = encode_labels(prediction.labels, range(1, len(kinds) + 1))
+        self._masks.append(
+            scored_masks(self.dataset, index, sample, codes, prediction.scores.tolist(), kinds)
+        )
+        labels, dense = np.unique(np.maximum(sample.label.numpy(), 0), return_inverse=True)
+        dense = dense.reshape(sample.size) + (0 if labels[0] == 0 else 1)
+        wanted = np.where(sample.label.numpy() < 0, -1, dense)
+        true_kinds = [int(sample.instance_class[int(label)]) for label in labels if label > 0]
+        self._panoptic.add(prediction.labels, kinds, wanted, true_kinds)
+
+    def result(self) -> dict[str, Any]:
+        result, semantic = self._instances.result(), self._semantic.result()
+        classes = self.dataset.classes
+        region, panoptic, coco = (
+            region_ap(self._masks, classes),
+            self._panoptic.result(),
+            coco_ap(self._masks),
+        )
+        result["overall"] |= {
+            "apr50": region["mean"],
+            "apr50_by_class": region["by_class"],
+            "coco_ap": coco["ap"],
+            "coco_ap50": coco["ap50"],
+            "coco_ap75": coco["ap75"],
+            "pq": panoptic["pq"],
+            "sq": panoptic["sq"],
+            "rq": panoptic["rq"],
+            "pq_by_class": panoptic["by_class"],
+            **{key: semantic["overall"][key] for key in ("miou", "accuracy", "iou")},
+        }
+        for row, other in zip(result["images"], semantic["images"], strict=True):
+            row["miou"] = other["miou"]
+        result["columns"] = [
+            ["apr50", "AP^r@0.5", "area under precision over recall at IoU 0.5, mean over classes"],
+            ["coco_ap", "COCO AP", "mean over IoU 0.50 to 0.95 and classes"],
+            ["pq", "PQ", "panoptic quality, mean over classes without the background"],
+            ["miou", "mIoU", "semantic head, mean over the classes that occur, background included"],
+            *result["columns"],
+        ]
+        result["tables"] |= class_table(
+            "Classes",
+            {"AP^r@0.5": region["by_class"], "PQ": panoptic["by_class"], "IoU": semantic["overall"]["iou"]},
+        )
+        result["plots"] |= precision_plot(region["curves"])
+        return result
+
+
+TASK = SemanticInstanceTask()
