@@ -111,6 +111,8 @@ class ObjectiveConfig:
     """Weight of the pairwise losses."""
     foreground_weight: float = 1.0
     """Weight of the foreground loss."""
+    separation: float = 0.0
+    """Above 0, pixels where instances touch count as background in the foreground loss, with this much more weight."""
     semantic_weight: float = 1.0
     """Weight of the cross-entropy of classes."""
     boundary_weight: float = 1.0

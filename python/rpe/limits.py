@@ -35,6 +35,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "objective.max_points": (0, math.inf),
     "objective.embedding_weight": (0, math.inf),
     "objective.foreground_weight": (0, math.inf),
+    "objective.separation": (0, math.inf),
     "objective.semantic_weight": (0, math.inf),
     "objective.boundary_weight": (0, math.inf),
     "decode.foreground_threshold": (0, 1),

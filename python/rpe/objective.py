@@ -86,7 +86,11 @@ class Objective(nn.Module):
         )
         nothing = steps.new_zeros(())
         config = self.config
-        foreground = nothing if output.foreground is None else foreground_loss(output.foreground, label)
+        foreground = (
+            nothing
+            if output.foreground is None
+            else foreground_loss(output.foreground, label, self.config.separation)
+        )
         classes = nothing
         if output.semantic is not None and semantic is not None:
             classes = semantic_loss(output.semantic, semantic)
