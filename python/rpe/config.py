@@ -111,8 +111,6 @@ class ObjectiveConfig:
     """Weight of the pairwise losses."""
     foreground_weight: float = 1.0
     """Weight of the foreground loss."""
-    separation: float = 0.0
-    """Above 0, pixels where instances touch count as background in the foreground loss, with this much more weight."""
     semantic_weight: float = 1.0
     """Weight of the cross-entropy of classes."""
     boundary_weight: float = 1.0
@@ -127,6 +125,8 @@ class DecodeConfig:
     """What becomes 0: the foreground head's choice, the largest cluster, or nothing."""
     foreground_threshold: float = 0.5
     """Probability above which a pixel belongs to an object."""
+    core_threshold: float = 0.0
+    """Where higher than that: probability above which cells are grouped; objects then grow over the other pixels."""
     num_steps: int | None = None
     """Mean-shift steps; by default grouping.num_steps."""
     threshold: float = 0.9

@@ -15,19 +15,12 @@ from .data.sample import IGNORE
 _PIXELS = (1, 2)
 
 
-def foreground_loss(logit: Tensor, label: Tensor, separation: float = 0.0) -> Tensor:
-    """Binary cross-entropy plus soft Dice of `[B, 1, h, w]` logits against `[B, H, W]` labels (0 = background).
-
-    With a `separation` above 0 the pixels where instances touch count as background, and the cross-entropy of these
-    and of narrow gaps weighs 1 + separation (after the weight map of Ronneberger et al., U-Net, MICCAI 2015).
-    """
+def foreground_loss(logit: Tensor, label: Tensor) -> Tensor:
+    """Binary cross-entropy plus soft Dice of `[B, 1, h, w]` logits against `[B, H, W]` labels (0 = background)."""
     logit = _enlarged(logit, label).squeeze(1)
     valid = (label != IGNORE).to(logit.dtype)
-    target, weight = (label > 0).to(logit.dtype), valid
-    if separation > 0:
-        target = target * ~between_instances(label, 1)
-        weight = valid * (1 + separation * between_instances(label, 2))
-    cross_entropy = F.binary_cross_entropy_with_logits(logit, target, reduction="none") * weight
+    target = (label > 0).to(logit.dtype)
+    cross_entropy = F.binary_cross_entropy_with_logits(logit, target, reduction="none") * valid
     probability = logit.sigmoid() * valid
     overlap = 2 * (probability * target).sum(_PIXELS) + 1
     dice = 1 - overlap / (probability.sum(_PIXELS) + target.sum(_PIXELS) + 1)
@@ -55,17 +48,6 @@ def boundary_loss(logit: Tensor, label: Tensor) -> Tensor:
         logit, target[:, None].to(logit.dtype).expand_as(logit), reduction="none"
     )
     return (loss * weight[:, None]).sum((1, 2, 3)).mean()
-
-
-def between_instances(label: Tensor, radius: int) -> Tensor:
-    """`[B, H, W]` bool: pixels with two instances or more (labels above 0) within `radius` rows and columns."""
-    window = 2 * radius + 1
-    lift = label.amax() + 1
-    number = label.to(torch.float64).clamp(min=0)  # exact for every label below 2^53
-    highest = F.max_pool2d(number, window, stride=1, padding=radius)
-    # The lowest one: the largest of lift - label, 0 where there is no instance.
-    lowest = lift - F.max_pool2d(torch.where(number > 0, lift - number, 0), window, stride=1, padding=radius)
-    return (highest > 0) & (highest != lowest)
 
 
 def label_boundaries(label: Tensor) -> Tensor:

@@ -86,11 +86,7 @@ class Objective(nn.Module):
         )
         nothing = steps.new_zeros(())
         config = self.config
-        foreground = (
-            nothing
-            if output.foreground is None
-            else foreground_loss(output.foreground, label, self.config.separation)
-        )
+        foreground = nothing if output.foreground is None else foreground_loss(output.foreground, label)
         classes = nothing
         if output.semantic is not None and semantic is not None:
             classes = semantic_loss(output.semantic, semantic)

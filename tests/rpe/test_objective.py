@@ -7,7 +7,7 @@ import torch.nn.functional as F
 import rpe_ops
 from rpe.config import ObjectiveConfig
 from rpe.grouping import RecurrentGrouping
-from rpe.losses import between_instances, foreground_loss
+from rpe.losses import foreground_loss
 from rpe.model import Output
 from rpe.objective import Objective
 from rpe.sampling import sample_balanced
@@ -152,19 +152,3 @@ def test_sampled_objective_weighs_instances_by_their_sampled_points() -> None:
         offsets=packed.offsets,
     )
     torch.testing.assert_close(losses.steps, expected[None])
-
-
-def test_separation_makes_touching_pixels_background() -> None:
-    label = torch.zeros(1, 6, 12, dtype=torch.int64)
-    label[0, :, :3], label[0, :, 3:6], label[0, :, 8:10], label[0, :, 11:] = 5, 2, 5, -1
-    touching = between_instances(label, 1)[0]
-    assert touching.sum(0).gt(0).tolist() == [False, False, True, True] + [False] * 8
-    assert (
-        between_instances(label, 2)[0, 0].tolist()
-        == [False, True, True, True, True, False, True, True] + [False] * 4
-    )
-    assert not between_instances(torch.full((1, 3, 3), 2**40), 2).any()
-    inside = torch.where((label > 0) & ~between_instances(label, 1), 20.0, -20.0)[:, None]
-    whole = torch.where(label > 0, 20.0, -20.0)[:, None]
-    assert foreground_loss(inside, label, 4.0) < 1e-3 < foreground_loss(inside, label)
-    assert foreground_loss(whole, label) < 1e-3 < foreground_loss(whole, label, 4.0)

@@ -34,11 +34,12 @@ KINDS = {"embedding": TrainingStep, "three classes": ThreeClassStep}
 _TUNING_IMAGES = 24
 """Training images, evenly spread, that thresholds are chosen on."""
 _FOREGROUND = (0.5, 0.6, 0.7)
-_THRESHOLDS = (0.8, 0.9, 0.95)
+_CORE = (0.9, 0.95)
+_THRESHOLDS = (0.9, 0.95)
 _INSIDE = (0.4, 0.5, 0.6, 0.7)
 
-Choice: TypeAlias = tuple[float, float]
-"""The two thresholds of a decoder."""
+Choice: TypeAlias = tuple[float, ...]
+"""Thresholds of a decoder; both choose among twelve."""
 Segment: TypeAlias = Callable[[Tensor, Sequence[Choice]], list[NDArray[np.int32]]]
 """An image `[3, H, W]` to a label map for each choice."""
 
@@ -116,19 +117,24 @@ def _precision(
 
 
 def _embedding(model: Path) -> tuple[Segment, list[Choice]]:
-    """The embedding's label maps for (foreground threshold, similarity threshold)."""
+    """The embedding's label maps for (foreground, core and similarity threshold)."""
     predictor = load(model, device="cpu")
 
     def segment(image: Tensor, choices: Sequence[Choice]) -> list[NDArray[np.int32]]:
         output = predictor.embed(image)
         size = (image.shape[1], image.shape[2])
         rules = [
-            replace(predictor.config.decode, foreground_threshold=foreground, threshold=threshold)
-            for foreground, threshold in choices
+            replace(
+                predictor.config.decode,
+                foreground_threshold=foreground,
+                core_threshold=core,
+                threshold=threshold,
+            )
+            for foreground, core, threshold in choices
         ]
         return [predictor.decode(output, size, rule).labels for rule in rules]
 
-    return segment, list(product(_FOREGROUND, _THRESHOLDS))
+    return segment, list(product(_FOREGROUND, _CORE, _THRESHOLDS))
 
 
 def _three_classes(model: Path) -> tuple[Segment, list[Choice]]:
