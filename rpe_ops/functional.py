@@ -11,8 +11,8 @@ from torch import Tensor
 
 from rpe_ops import dispatch, validate
 from rpe_ops.autograd.connected_components import connected_components as connected_components_op
-from rpe_ops.autograd.mean_shift import MeanShiftStep
-from rpe_ops.autograd.pairwise_loss import PairwiseLoss
+from rpe_ops.autograd.mean_shift import mean_shift_step
+from rpe_ops.autograd.pairwise_loss import image_losses
 from rpe_ops.backends.rows import unit_rows
 from rpe_ops.instances import SortedInstances, image_sums, instance_weights, sort_instances
 from rpe_ops.packing import compute_dtype, layout_of, packed
@@ -55,7 +55,8 @@ def pairwise_loss(
         backend: `"auto"`, `"reference"`, `"torch"`, `"cpu"`, `"triton"` or `"cuda"`.
 
     Returns:
-        The loss, float32 (float64 for float64 input). Its gradient has the embedding's dtype. Second derivatives work.
+        The loss, float32 (float64 for float64 input). Its gradient has the embedding's dtype. Forward mode and second
+        derivatives work (reverse or forward over reverse); what is not implemented beyond them raises.
 
     Raises:
         TypeError, ValueError: an argument is wrong; the message names it and the remedy.
@@ -104,7 +105,7 @@ def pairwise_loss(
             rows = torch.where(taking_part[:, None], rows, 0.0)
         points = unit_rows(rows) if normalize else rows
         wants_gradient = embedding.requires_grad and torch.is_grad_enabled()
-        loss, _ = PairwiseLoss.apply(
+        loss = image_losses(
             points,
             instances.order,
             instances.instance,
@@ -184,8 +185,8 @@ def mean_shift(
 
     Returns:
         Moved rows with the shape of `seeds` if given, else of `embedding`, in the embedding's dtype and of unit length;
-        or a list of `num_steps` of them. Second derivatives work through `torch.autograd`, recomputed in PyTorch;
-        nested `torch.func` transforms and forward mode raise.
+        or a list of `num_steps` of them. Forward mode and second derivatives (reverse or forward over reverse) work,
+        recomputed in PyTorch; what is not implemented beyond them raises.
 
     Raises:
         TypeError, ValueError: an argument is wrong; the message names it and the remedy.
@@ -207,7 +208,7 @@ def mean_shift(
     """
     function = "mean_shift"
     validate.embedding_rows(function, embedding, offsets)
-    validate.seeds(function, seeds, embedding, seed_offsets)
+    validate.optional_seeds(function, seeds, embedding, seed_offsets)
     validate.concentration(function, kappa, bandwidth, compute_dtype(embedding.dtype))
     validate.scalar(function, "eta", eta, lowest=0.0, dtype=compute_dtype(embedding.dtype))
     num_steps = validate.step_count(function, num_steps)
@@ -237,7 +238,7 @@ def mean_shift(
         step_size = _scalar(eta, points)
         trajectory = []
         for _ in range(num_steps):
-            moving, _, _ = MeanShiftStep.apply(
+            moving = mean_shift_step(
                 moving,
                 sources,
                 mass,

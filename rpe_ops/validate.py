@@ -77,12 +77,19 @@ def _check_offsets(function: str, offsets: Any, offsets_name: str, rows: Tensor,
             raise ValueError(f"{expected}got {shown}; {remedy}")
 
 
-def same_images(function: str, num_images: int, num_seed_images: int) -> None:
-    """Seeds and embedding must have the same number of images."""
-    if num_images != num_seed_images:
+def same_images(
+    function: str,
+    num_images: int,
+    num_groups: int,
+    *,
+    name: str = "seeds",
+    offsets_name: str = "seed_offsets",
+) -> None:
+    """Seeds (or modes) and embedding must have the same number of images."""
+    if num_images != num_groups:
         raise ValueError(
-            f"{function}: seeds must have one group for each image of embedding, got {num_seed_images} groups for "
-            f"{num_images} images; give [B, M, D] seeds or seed_offsets [B+1] for the same B"
+            f"{function}: {name} must have one group for each image of embedding, got {num_groups} groups for "
+            f"{num_images} images; give [B, M, D] {name} or {offsets_name} [B+1] for the same B"
         )
 
 
@@ -121,26 +128,36 @@ def weights(function: str, weight: Any, like: Tensor, *, may_require_grad: bool)
             )
 
 
-def seeds(function: str, seeds: Any, embedding: Tensor, seed_offsets: Any) -> None:
-    """`seeds` must be rows of the embedding's dtype, width and device."""
-    if seeds is None:
-        if seed_offsets is not None:
-            raise ValueError(
-                f"{function}: seed_offsets was given without seeds; give seeds as well or drop it"
-            )
-        return
-    embedding_rows(function, seeds, seed_offsets, name="seeds", offsets_name="seed_offsets")
-    if seeds.dtype != embedding.dtype:
+def optional_seeds(function: str, seed_rows: Any, embedding: Tensor, seed_offsets: Any) -> None:
+    """None without offsets, or `seeds`."""
+    if seed_rows is not None:
+        seeds(function, seed_rows, embedding, seed_offsets)
+    elif seed_offsets is not None:
+        raise ValueError(f"{function}: seed_offsets was given without seeds; give seeds as well or drop it")
+
+
+def seeds(
+    function: str,
+    rows: Any,
+    embedding: Tensor,
+    rows_offsets: Any,
+    *,
+    name: str = "seeds",
+    offsets_name: str = "seed_offsets",
+) -> None:
+    """Seeds (or modes) must be rows of the embedding's dtype, width and device."""
+    embedding_rows(function, rows, rows_offsets, name=name, offsets_name=offsets_name)
+    if rows.dtype != embedding.dtype:
         raise TypeError(
-            f"{function}: seeds must have the dtype of embedding, {embedding.dtype}, got {seeds.dtype}; "
-            "call seeds.to(embedding.dtype)"
+            f"{function}: {name} must have the dtype of embedding, {embedding.dtype}, got {rows.dtype}; "
+            f"call {name}.to(embedding.dtype)"
         )
-    if seeds.shape[-1] != embedding.shape[-1]:
+    if rows.shape[-1] != embedding.shape[-1]:
         raise ValueError(
-            f"{function}: seeds must have {embedding.shape[-1]} columns as embedding has, got {describe(seeds)}; "
-            "seeds and embedding live on the same sphere"
+            f"{function}: {name} must have {embedding.shape[-1]} columns as embedding has, got {describe(rows)}; "
+            f"{name} and embedding live on the same sphere"
         )
-    same_device(function, "seeds", seeds, embedding)
+    same_device(function, name, rows, embedding)
 
 
 def same_device(function: str, name: str, tensor: Tensor, embedding: Tensor) -> None:
@@ -194,6 +211,40 @@ def step_count(function: str, value: Any) -> int:
     if steps < 0:
         raise ValueError(f"{function}: num_steps must be at least 0, got {steps}; 0 only normalises")
     return steps
+
+
+def positive_count(function: str, name: str, value: Any, remedy: str) -> int:
+    """A whole number, 1 or more."""
+    count = _integer(value)
+    if count is None:
+        raise TypeError(f"{function}: {name} must be an integer, got {describe(value)}; {remedy}")
+    if count < 1:
+        raise ValueError(f"{function}: {name} must be at least 1, got {count}; {remedy}")
+    return count
+
+
+def row_numbers(function: str, name: str, value: Any, offsets: Tensor) -> None:
+    """An integer, or an integer tensor `[B]`: a row within each image of `offsets [B+1]` that has any."""
+    num_images = offsets.shape[0] - 1
+    expected = f"{function}: {name} must be a row number or an integer tensor [{num_images}], one for each image, got"
+    if isinstance(value, Tensor):
+        if value.is_floating_point() or value.is_complex() or value.dtype is torch.bool:
+            raise TypeError(f"{expected} {describe(value)}; call .long()")
+        if value.shape not in ((), (num_images,)):
+            raise ValueError(f"{expected} {describe(value)}; rows are counted within their image")
+    elif _integer(value) is None:
+        raise TypeError(f"{expected} {describe(value)}; rows are counted within their image")
+    rows = torch.as_tensor(value)
+    if can_read(offsets) and can_read(rows):
+        lengths = offsets.diff().cpu()
+        bad = ((rows.cpu() < 0) | (rows.cpu() >= lengths)) & (lengths > 0)
+        if bool(bad.any()):
+            image = int(bad.int().argmax())
+            number = int(rows.expand(num_images)[image])
+            raise ValueError(
+                f"{function}: {name} must lie within each image, got row {number} for image {image}, which has "
+                f"{int(lengths[image])} points; rows are counted from 0 within their image"
+            )
 
 
 def tolerance(function: str, value: Any) -> float:
@@ -250,7 +301,8 @@ def scalar(
         number = float(value.detach())
     else:
         number = _number(function, name, value, f"a float or a 0-d tensor {bound}")
-    if not math.isfinite(number) or number < lowest or (exclusive and number == lowest):
+    # compared, not asked math.isfinite, which torch.compile cannot trace for floats whose values change
+    if not lowest <= number < math.inf or (exclusive and number == lowest):
         raise ValueError(
             f"{function}: {name} must be finite and {bound}, got {number:g}; choose a value in that range"
         )
@@ -275,7 +327,9 @@ def can_read(tensor: Tensor) -> bool:
 
 
 def _number(function: str, name: str, value: Any, expected: str) -> float:
-    if isinstance(value, (bool, str, Tensor)) or not hasattr(value, "__float__"):
+    # by type first: torch.compile traces numbers whose values change as symbols, which have no attributes to ask for
+    is_number = isinstance(value, (int, float)) or hasattr(value, "__float__")
+    if not is_number or isinstance(value, (bool, str, Tensor)):
         raise TypeError(f"{function}: {name} must be {expected}, got {describe(value)}; give a Python number")
     return float(value)
 

@@ -161,6 +161,25 @@ def looped_components(embedding: list[list[float]], threshold: float) -> list[in
     return label
 
 
+def looped_farthest_points(embedding: list[list[float]], num_seeds: int, first: int | None) -> list[int]:
+    """Farthest-point seeding, point by point; all points are different. None: farthest from the mean direction."""
+    unit = [[c / math.sqrt(_dot(x, x)) for c in x] for x in embedding]
+    if first is None:
+        mean = [math.fsum(x[d] for x in unit) for d in range(len(unit[0]))]
+        first = min(range(len(unit)), key=lambda i: _dot(unit[i], mean))
+    chosen = [first]
+    while len(chosen) < num_seeds:
+        left = [i for i in range(len(unit)) if i not in chosen]
+        chosen.append(min(left, key=lambda i: max(_dot(unit[i], unit[j]) for j in chosen)) if left else first)
+    return chosen
+
+
+def looped_assignment(embedding: list[list[float]], modes: list[list[float]], threshold: float) -> list[int]:
+    """The component's number of the mode with the largest cosine, point by point."""
+    label = looped_components(modes, threshold)
+    return [label[max(range(len(modes)), key=lambda j: _cosine(x, modes[j]))] for x in embedding]
+
+
 def _dot(a: list[float], b: list[float]) -> float:
     return math.fsum(p * q for p, q in zip(a, b, strict=True))
 

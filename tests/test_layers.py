@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # helper below them all: any layer may use it, and it uses other helpers alone.
 LAYERS = (
     {"__init__"},
-    {"nn", "config", "preparation"},
+    {"nn", "config", "preparation", "estimator"},
+    {"seeding"},
     {"functional"},
     {"instances", "packing"},
     {"validate"},

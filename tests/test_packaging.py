@@ -114,7 +114,7 @@ def test_metadata(wheel):
     assert metadata["Name"] == "rpe-ops"
     assert metadata["License-Expression"] == "MIT"
     assert metadata["Requires-Python"] == ">=3.10"
-    assert set(metadata.get_all("Provides-Extra")) == {"train", "test", "bench", "timm", "dev"}
+    assert set(metadata.get_all("Provides-Extra")) == {"train", "test", "bench", "docs", "timm", "dev"}
     requirements = [line.partition(";")[0].strip() for line in metadata.get_all("Requires-Dist")]
     core = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
     assert {re.split(r"[<>=!~ \[]", line)[0] for line in core} == {"torch", "numpy", "ninja", "pybind11"}

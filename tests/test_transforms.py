@@ -1,5 +1,5 @@
-"""The operators under PyTorch's transformations: derivatives of higher order, torch.func, torch.compile, autocast,
-checkpointing, opcheck, CUDA graphs and streams. The eager call is the truth here; what it computes is tested elsewhere.
+"""The operators under PyTorch's transformations: torch.func, torch.compile, autocast, checkpointing, opcheck. The eager
+call is the truth here; what it computes is tested elsewhere. Derivatives of every order: `test_derivatives.py`.
 """
 
 import shutil
@@ -43,81 +43,6 @@ def grad_of(function, *tensors: Tensor) -> tuple[Tensor, ...]:
     leaves = [tensor.clone().requires_grad_() for tensor in tensors]
     output = function(*leaves)
     return torch.autograd.grad((output * problems.directions(*output.shape).to(output.dtype)).sum(), leaves)
-
-
-# Derivatives of higher order
-
-
-@pytest.mark.float64
-@pytest.mark.parametrize("normalize", [True, False])
-def test_second_derivative_of_the_loss(backend, normalize):
-    rows = IMAGES[0, :6].clone().requires_grad_()
-
-    def loss(x: Tensor) -> Tensor:
-        return loss_of(x, LABELS[0, :6], backend, normalize=normalize)
-
-    assert torch.autograd.gradgradcheck(loss, rows)
-
-
-@pytest.mark.float64
-@pytest.mark.parametrize("kind", ["blurring", "seeds", "masses", "seeds and masses"])
-def test_second_derivative_of_mean_shift(backend, kind):
-    scalars = [torch.tensor(value, dtype=problems.widest()) for value in (3.0, 0.7)]
-    tensors = {"embedding": IMAGES[0, :4, :3], "kappa": scalars[0], "eta": scalars[1]}
-    if "seeds" in kind:
-        tensors["seeds"] = SEEDS[0, :2, :3]
-    if "masses" in kind:
-        tensors["weight"] = MASSES[0, :4]
-    leaves = [tensor.clone().requires_grad_() for tensor in tensors.values()]
-
-    def moved(*values: Tensor) -> Tensor:
-        return rpe_ops.mean_shift(**dict(zip(tensors, values, strict=True)), backend=backend)
-
-    assert torch.autograd.gradgradcheck(moved, leaves)
-
-
-@pytest.mark.float64
-def test_second_derivative_through_a_training_objective(backend):
-    def objective(rows: Tensor) -> Tensor:
-        moved = moved_of(rows, backend)
-        return loss_of(rows, LABELS[0, :5], backend) + loss_of(moved, LABELS[0, :5], backend)
-
-    assert torch.autograd.gradgradcheck(objective, IMAGES[0, :5, :3].clone().requires_grad_())
-
-
-def test_a_gradient_penalty_reaches_the_input(backend):
-    rows = IMAGES[0].clone().requires_grad_()
-    for output in (loss_of(rows, LABELS[0], backend), moved_of(rows, backend)[:, 0].sum()):
-        (grad,) = torch.autograd.grad(output, rows, create_graph=True)
-        (second,) = torch.autograd.grad(grad.square().sum(), rows)
-        assert float(second.abs().max()) > 0.0
-
-
-def test_third_derivatives_work_or_refuse(backend):
-    rows = IMAGES[0, :4].clone().requires_grad_()
-    for output in (loss_of(rows, LABELS[0, :4], backend), moved_of(rows, backend)[:, 0].sum()):
-        (first,) = torch.autograd.grad(output, rows, create_graph=True)
-        (second,) = torch.autograd.grad(first.square().sum(), rows, create_graph=True)
-        try:
-            (third,) = torch.autograd.grad(second.square().sum(), rows)
-        except RuntimeError as error:
-            assert str(error)
-        else:
-            assert float(third.abs().max()) > 0.0, "a silent zero"
-
-
-def test_forward_mode_refuses(backend):
-    with torch.autograd.forward_ad.dual_level():
-        dual = torch.autograd.forward_ad.make_dual(IMAGES[0], IMAGES[1])
-        for function in (
-            lambda rows: loss_of(rows, LABELS[0], backend),
-            lambda rows: moved_of(rows, backend),
-        ):
-            try:
-                tangent = torch.autograd.forward_ad.unpack_dual(function(dual)).tangent
-            except (RuntimeError, NotImplementedError):
-                continue
-            assert tangent is not None and float(tangent.abs().max()) > 0.0, "a silent zero"
 
 
 # torch.func
@@ -204,14 +129,6 @@ def test_jacobians(backend, transform):
             (expected[row, column],) = torch.autograd.grad(moved(leaf)[row, column], leaf)
     jacobian = transform(moved)(rows) if transform is torch.func.jacrev else transform(moved, rows)
     numerics.assert_same(jacobian, expected)
-
-
-def test_hessian_by_reverse_over_reverse(backend):
-    rows, label = IMAGES[0, :4, :3].contiguous(), LABELS[0, :4]
-    hessian = torch.func.jacrev(torch.func.grad(lambda x: loss_of(x, label, backend)))(rows)
-    numerics.assert_same(hessian.flatten(0, 1).flatten(1), hessian.flatten(0, 1).flatten(1).T)
-    expected = torch.autograd.functional.hessian(lambda x: loss_of(x, label, "reference"), rows)
-    numerics.assert_same(hessian, expected)
 
 
 # torch.compile
@@ -317,6 +234,7 @@ def test_opcheck(backend):
             half,
         )
     check(ops.pairwise_loss_curvature, points, order, instance, weight, offsets, 0.5, points.flip(0))
+    check(ops.pairwise_loss_slope, points, points.flip(0), offsets)
     kappa, eta = torch.tensor(9.0, dtype=problems.widest()), torch.tensor(0.8, dtype=problems.widest())
     seeds, seed_offsets = torch.nn.functional.normalize(SEEDS[0]), torch.tensor([0, 2, 3, 5])
     blurring = (points, None, None, kappa, eta, offsets, None)
@@ -326,6 +244,11 @@ def test_opcheck(backend):
         moved, mean, log_density = ops.mean_shift_forward(*arguments, backend, half)
         saved = (torch.ones_like(moved), *arguments, mean, log_density)
         check(ops.mean_shift_backward, *saved, with_weight, backend, half)
+        direction = (None if value is None else torch.ones_like(value) for value in arguments[:5])
+        d_points, d_sources, d_weight, d_kappa, d_eta = direction
+        along = (d_points, d_sources, d_weight if with_weight else None, d_kappa, d_eta)
+        check(ops.mean_shift_tangent, *arguments, *along)
+        check(ops.mean_shift_curvature, saved[0], *arguments, *along)
     check(ops.connected_components, points, offsets, 0.9, backend)
 
 

@@ -14,8 +14,10 @@ from .objective import Objective
 from .tasks import HEADS
 
 
-def build_backbone_of(config: Config, in_channels: int) -> nn.Module:
-    """The backbone that `config.model` names, for images of `in_channels` channels."""
+def build_backbone_of(config: Config, in_channels: int, *, pretrained: bool = False) -> nn.Module:
+    """The backbone that `config.model` names, for images of `in_channels` channels; with the weights that
+    `model.pretrained` asks for where `pretrained` is set too.
+    """
     settings = config.model
     options: dict[str, Any] = {
         "channels": settings.channels,
@@ -23,19 +25,26 @@ def build_backbone_of(config: Config, in_channels: int) -> nn.Module:
         "norm": settings.norm,
         "in_channels": in_channels,
     }
+    if settings.atrous_stride:
+        options["atrous_stride"] = settings.atrous_stride
+    if settings.pretrained and pretrained:
+        options["pretrained"] = True
     return build_backbone(settings.backbone, **options)
 
 
-def build_model(config: Config, backbone: nn.Module | None = None) -> RPE:
+def build_model(config: Config, backbone: nn.Module | None = None, *, pretrained: bool = False) -> RPE:
     """The network that `config` describes, with fresh weights from PyTorch's global generator.
 
     Args:
         config: all settings; `model`, `grouping`, `objective.margin`, `training.recompute` and `backend` matter here.
         backbone: used in place of the registered `model.backbone`.
+        pretrained: start the backbone from the weights that `model.pretrained` asks for; False where others follow.
     """
     settings = config.model
     if backbone is None:
-        backbone = build_backbone_of(config, in_channels=3 + 4 * len(settings.position_periods))
+        backbone = build_backbone_of(
+            config, in_channels=3 + 4 * len(settings.position_periods), pretrained=pretrained
+        )
     grouping = RecurrentGrouping(
         num_steps=config.grouping.num_steps,
         kappa=config.grouping.kappa,

@@ -1,12 +1,13 @@
 """Result files of `rpe predict`: label map (16-bit PNG), overlay, embedding as RGB, and objects as COCO RLE
 JSON.
 
-Only writes; what is in a prediction is `prediction.py`, and which files a task has `tasks/`.
+Only writes; what is in a prediction is `prediction.py`, further pictures are those of the task (`tasks/`).
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,25 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
+from scipy.ndimage import find_objects
 from torch import Tensor
 
 from .errors import UserError
-from .metrics import encode_labels
 from .prediction import Prediction
 from .report import embedding_to_rgb, overlay
 
 _MOST_LABELS = 2**16 - 1
 _MOST_PIXELS = 4096
-"""Longer side of overlay and embedding pictures."""
+"""Longer side of overlay and embedding pictures; those of larger images show every n-th pixel."""
 
 
-def write_prediction(folder: Path, name: str, image: Tensor, prediction: Prediction) -> dict[str, Path]:
+def write_prediction(
+    folder: Path,
+    name: str,
+    image: Tensor,
+    prediction: Prediction,
+    further: Mapping[str, NDArray[Any]] | None = None,
+) -> dict[str, Path]:
     """Write the files of one image.
 
     Args:
@@ -34,76 +41,74 @@ def write_prediction(folder: Path, name: str, image: Tensor, prediction: Predict
         name: stem of the files.
         image: `[3, H, W]` in 0..1, the overlay's ground.
         prediction: its objects.
+        further: more pictures by role, uint8 or uint16.
 
     Returns:
-        Paths by role: labels, overlay, objects, and embedding where the prediction has it.
+        Paths by role: labels, overlay, embedding (where the prediction has it), the further ones, objects.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    paths = {
-        "labels": write_label_map(folder / f"{name}.labels.png", prediction.labels),
-        "overlay": write_overlay(folder / f"{name}.overlay.png", image, prediction.labels),
-        "objects": folder / f"{name}.objects.json",
+    if len(prediction.scores) > _MOST_LABELS:
+        raise UserError(
+            f"{name}: {len(prediction.scores)} objects do not fit a 16-bit label map; raise decode.min_size"
+        )
+    height, width = prediction.labels.shape
+    step = -(-max(height, width) // _MOST_PIXELS)
+    pictures: dict[str, NDArray[Any]] = {
+        "labels": prediction.labels.astype(np.uint16),
+        "overlay": overlay(image[:, ::step, ::step], prediction.labels[::step, ::step]),
     }
     if prediction.embedding.size:
-        paths["embedding"] = write_embedding(folder / f"{name}.embedding.png", prediction)
+        colours = Image.fromarray(np.asarray(embedding_to_rgb(prediction.embedding)))
+        size = (pictures["overlay"].shape[1], pictures["overlay"].shape[0])
+        pictures["embedding"] = np.asarray(colours.resize(size, Image.Resampling.NEAREST))
+    pictures |= further or {}
+    paths = {}
+    for role, picture in pictures.items():
+        paths[role] = folder / f"{name}.{role}.png"
+        Image.fromarray(picture).save(paths[role])
+    paths["objects"] = folder / f"{name}.objects.json"
     paths["objects"].write_text(json.dumps(coco_objects(name, prediction)), encoding="utf-8")
     return paths
 
 
-def write_label_map(path: Path, labels: NDArray[np.integer]) -> Path:
-    """`[H, W]` as a 16-bit PNG."""
-    if labels.max(initial=0) > _MOST_LABELS:
-        raise UserError(
-            f"{path}: {labels.max()} objects do not fit a 16-bit label map; raise decode.min_size"
-        )
-    Image.fromarray(labels.astype(np.uint16)).save(path)
-    return path
-
-
-def write_overlay(path: Path, image: Tensor, labels: NDArray[np.integer]) -> Path:
-    """Contours and tints over the image `[3, H, W]`; of a very large one every n-th pixel."""
-    step = _thinning(labels)
-    Image.fromarray(overlay(image[:, ::step, ::step], labels[::step, ::step])).save(path)
-    return path
-
-
-def write_embedding(path: Path, prediction: Prediction) -> Path:
-    """The embedding as colours, at the size of the overlay."""
-    colours = np.asarray(embedding_to_rgb(prediction.embedding))
-    step = _thinning(prediction.labels)
-    height, width = prediction.labels[::step, ::step].shape
-    size = (width, height)
-    Image.fromarray(colours).resize(size, Image.Resampling.NEAREST).save(path)
-    return path
-
-
 def coco_objects(name: str, prediction: Prediction) -> list[dict[str, Any]]:
     """COCO results: one entry per object with `segmentation` (compressed RLE), `bbox` (x, y, width, height),
-    `area` and `score`.
+    `area` and `score`. The time is that of the objects' boxes, not of a whole mask for each.
     """
-    codes = prediction.proposals
-    if codes is None:
-        codes = tuple(encode_labels(prediction.labels, range(1, len(prediction.scores) + 1)))
-    kinds = [1] * len(codes) if prediction.classes is None else prediction.classes.tolist()
+    height, width = prediction.labels.shape
     objects = []
-    for index, (code, kind, score) in enumerate(zip(codes, kinds, prediction.scores, strict=True), start=1):
+    for index, code in _codes(prediction):
         objects.append(
             {
                 "image_id": name,
-                "category_id": kind,
+                "category_id": 1 if prediction.classes is None else int(prediction.classes[index - 1]),
                 "id": index,
-                "segmentation": {
-                    "size": [int(side) for side in code["size"]],
-                    "counts": code["counts"].decode("ascii"),
-                },
+                "segmentation": {"size": [height, width], "counts": code["counts"].decode("ascii")},
                 "bbox": [float(value) for value in coco_mask.toBbox(code)],
                 "area": int(coco_mask.area(code)),
-                "score": round(float(score), 6),
+                "score": round(float(prediction.scores[index - 1]), 6),
             }
         )
     return objects
 
 
-def _thinning(labels: NDArray[np.integer]) -> int:
-    """Every how many pixels of a label map its pictures show."""
-    return -(-max(labels.shape) // _MOST_PIXELS)
+def _codes(prediction: Prediction) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and compressed run-length code of each object; labels without a pixel are left out."""
+    if prediction.proposals is not None:
+        yield from enumerate(prediction.proposals, start=1)
+        return
+    height, width = prediction.labels.shape
+    for index, box in enumerate(find_objects(prediction.labels), start=1):
+        if box is not None:
+            counts = _run_lengths(prediction.labels[box] == index, box[0].start, box[1].start, height, width)
+            yield index, coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+
+
+def _run_lengths(mask: NDArray[np.bool_], top: int, left: int, height: int, width: int) -> list[int]:
+    """Lengths of the runs of 0 and 1 in turns, column by column over the whole image, of a mask within it."""
+    column, row = np.nonzero(mask.T)
+    place = (column + left) * height + row + top
+    begins = np.flatnonzero(np.diff(place, prepend=-2) > 1)
+    starts, ends = place[begins], place[np.append(begins[1:], len(place)) - 1] + 1
+    edges = np.stack([starts, ends], axis=1).reshape(-1)
+    return [int(length) for length in np.diff(edges, prepend=0, append=height * width)]

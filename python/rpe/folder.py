@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .data.reading import IMAGE_SUFFIXES
 from .errors import UserError
+from .export import write_prediction
 from .images import as_image
 from .predict import Predictor
 from .settings import to_mapping
@@ -115,14 +116,14 @@ def _segment(predictor: Predictor, batch: list[_Read], out: Path, outcome: Outco
         return
     for (file, image), prediction in zip(batch, predictions, strict=True):
         try:
-            written = predictor.task.write(out, file.stem, image, prediction)
+            written = write_prediction(out, file.stem, image, prediction, predictor.task.pictures(prediction))
             with open(out / _JOURNAL, "a", encoding="utf-8") as journal:
                 journal.write(json.dumps({"image": file.name, "stamp": _stamp(file)}) + "\n")
         except Exception as error:
             outcome.failed[file] = _reason(error)
             continue
         outcome.done += 1
-        line = f"{file}: {predictor.task.describe(prediction)} -> {next(iter(written.values()))}"
+        line = f"{file}: {predictor.task.describe(prediction)} -> {written['labels']}"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

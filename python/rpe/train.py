@@ -54,7 +54,7 @@ class TrainingStep(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.model = build_model(config)
+        self.model = build_model(config, pretrained=True)
         self.objective = build_objective(config)
 
     def forward(

@@ -1,4 +1,4 @@
-"""What the ops of every operator share: the NaN rule and folding for `torch.func.vmap`.
+"""What the ops of every operator share: the NaN rule, folding for `torch.func.vmap`, forward mode, the last derivative.
 
 No formula of an operator lives here.
 """
@@ -75,6 +75,50 @@ class Folded:
     def unfold(self, tensor: Tensor) -> Tensor:
         """`[B' T, ...]` back to `[B', T, ...]`."""
         return tensor.unflatten(0, (self.batch_size, tensor.shape[0] // self.batch_size))
+
+
+def has_forward_mode() -> bool:
+    """Whether to call the `autograd.Function` that has a `jvp`: torch.compile traces none. It would trace forward mode
+    through the op below instead and take its result for a constant, so that is refused."""
+    if not torch.compiler.is_compiling():
+        return True
+    if getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0:
+        raise NotImplementedError(
+            "rpe_ops: torch.compile cannot trace forward mode (jvp) here; apply torch.func.jvp outside of compiled code"
+        )
+    return False
+
+
+def last_derivative(op: Callable[..., Any], *args: Any) -> Any:
+    """Call an op that computes a derivative and has none itself. Taking one raises; forward mode would else take the
+    result for a constant."""
+    return op(*args) if torch.compiler.is_compiling() else _LastDerivative.apply(op, *args)
+
+
+class _LastDerivative(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(op: Callable[..., Any], *args: Any) -> Any:
+        return op(*args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        raise NotImplementedError(_NO_DERIVATIVE)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise NotImplementedError(_NO_DERIVATIVE)
+
+
+_NO_DERIVATIVE = (
+    "rpe_ops: this derivative is not implemented. There are first derivatives, forward (jvp, jacfwd) and reverse, and "
+    "second ones, reverse over reverse and forward over reverse (torch.func.hessian); write others in plain PyTorch"
+)
 
 
 def map_in_turn(

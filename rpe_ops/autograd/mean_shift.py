@@ -10,8 +10,15 @@ import torch
 from torch import Tensor
 
 from rpe_ops import backends
-from rpe_ops.autograd.common import Folded, add_poison, map_in_turn, poisoned_images
-from rpe_ops.backends.blocked.mean_shift_curvature import curvature
+from rpe_ops.autograd.common import (
+    Folded,
+    add_poison,
+    has_forward_mode,
+    last_derivative,
+    map_in_turn,
+    poisoned_images,
+)
+from rpe_ops.autograd.mean_shift_curvature import mean_shift_curvature, mean_shift_tangent
 
 
 @torch.library.custom_op("rpe_ops::mean_shift_forward", mutates_args=())
@@ -84,7 +91,10 @@ def mean_shift_backward(
         poison = poisoned_images(points if sources is None else sources, columns)
         return (
             add_poison(grad_points, point_offsets, poison),
-            add_poison(grad_sources, columns, poison),
+            # not what a backend cut out of a larger tensor: forward mode cannot take a view
+            points.new_empty(0, points.shape[1])
+            if sources is None
+            else add_poison(grad_sources, columns, poison),
             add_poison(grad_weight, columns, poison),
             grad_kappa,
             grad_eta,
@@ -150,8 +160,16 @@ def _fold_inputs(fold: Folded, in_dims: Any, args: Any) -> list[Any]:
     ]
 
 
+def mean_shift_step(*inputs: Any) -> Tensor:
+    """Moved rows `[M, D]`; arguments as for `mean_shift_forward`. Differentiable in points, sources, weight, kappa and
+    eta: twice in reverse, once forward, and once each."""
+    step = DualMeanShiftStep if has_forward_mode() else MeanShiftStep
+    moved: Tensor = step.apply(*inputs)[0]
+    return moved
+
+
 class MeanShiftStep(torch.autograd.Function):
-    """Moved rows `[M, D]` (and M, L, not differentiable); gradients reach points, sources, weight, kappa and eta."""
+    """Moved rows (and M, L, not differentiable) and their gradients."""
 
     generate_vmap_rule = True
 
@@ -183,7 +201,8 @@ class MeanShiftStep(torch.autograd.Function):
         needs_weight = ctx.needs_input_grad[2]
         saved = ctx.saved_tensors  # once: checkpointing hands them out a single time
         sources = saved[1]
-        grads = MeanShiftStepGradient.apply(grad_outputs[0], *saved, needs_weight, ctx.backend, ctx.half)
+        gradient = DualMeanShiftStepGradient if has_forward_mode() else MeanShiftStepGradient
+        grads = gradient.apply(grad_outputs[0], *saved, needs_weight, ctx.backend, ctx.half)
         grad_points, grad_sources, grad_weight, grad_kappa, grad_eta = grads
         return (
             grad_points,
@@ -193,6 +212,24 @@ class MeanShiftStep(torch.autograd.Function):
             grad_eta,
             *(None,) * 4,
         )
+
+
+# for the op alone, as torch.export leaves it in a program that is trained later
+mean_shift_forward.register_autograd(MeanShiftStep.backward, setup_context=MeanShiftStep.setup_context)
+
+
+class DualMeanShiftStep(MeanShiftStep):
+    """The same with forward mode."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        MeanShiftStep.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(*inputs[:7])
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Any, ...]:
+        inputs = ctx.saved_tensors[:7]
+        return last_derivative(mean_shift_tangent, *inputs, *_directions(inputs, tangents)), None, None
 
 
 class MeanShiftStepGradient(torch.autograd.Function):
@@ -221,9 +258,60 @@ class MeanShiftStepGradient(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.save_for_backward(*inputs[:8])
+        ctx.save_for_backward(*inputs[:10])
+        ctx.options = inputs[10:]
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
-        return (*curvature(ctx.saved_tensors, grad_outputs), *(None,) * 7)
+        inputs = ctx.saved_tensors[:8]
+        sources, weight = inputs[2:4]
+        d_points, d_sources, d_weight, d_kappa, d_eta = grad_outputs
+        outer = last_derivative(
+            mean_shift_curvature,
+            *inputs,
+            d_points,
+            None if sources is None else d_sources,
+            d_weight if ctx.options[0] else None,
+            d_kappa,
+            d_eta,
+        )
+        grad_grad_moved, grad_points, grad_sources, grad_weight, grad_kappa, grad_eta = outer
+        return (
+            grad_grad_moved,
+            grad_points,
+            None if sources is None else grad_sources,
+            None if weight is None else grad_weight,
+            grad_kappa,
+            grad_eta,
+            *(None,) * 7,
+        )
+
+
+class DualMeanShiftStepGradient(MeanShiftStepGradient):
+    """The same with forward mode: the gradient is linear in `grad_moved`."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        MeanShiftStepGradient.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(*inputs[:10])
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Any, ...]:
+        saved = ctx.saved_tensors
+        inputs, with_grad_weight = saved[1:8], ctx.options[0]
+        directions = _directions(inputs, tangents[1:])
+        _, *along = last_derivative(mean_shift_curvature, saved[0], *inputs, *directions)
+        if not with_grad_weight:
+            along[2] = along[2][:0]
+        if tangents[0] is None:
+            return tuple(along)
+        linear = last_derivative(mean_shift_backward, tangents[0], *saved[1:], *ctx.options)
+        return tuple(a + b for a, b in zip(along, linear, strict=True))
+
+
+def _directions(inputs: Any, tangents: Any) -> list[Tensor | None]:
+    """The direction in points, sources, weight, kappa and eta; zeros for what has no tangent."""
+    return [
+        None if value is None else torch.zeros_like(value) if tangent is None else tangent
+        for value, tangent in zip(inputs[:5], tangents[:5], strict=True)
+    ]

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from rpe_ops import backends
-from rpe_ops.autograd.common import Folded, add_poison, poisoned_images
+from rpe_ops.autograd.common import (
+    Folded,
+    add_poison,
+    has_forward_mode,
+    last_derivative,
+    poisoned_images,
+)
 from rpe_ops.backends.blocked.pairwise_loss import slope_product
 from rpe_ops.backends.images import image_of_rows
 
@@ -113,8 +119,62 @@ def _(
     return torch.empty_like(points)
 
 
+@torch.library.register_vmap("rpe_ops::pairwise_loss_curvature")
+def _(
+    info: Any,
+    in_dims: Any,
+    points: Tensor,
+    order: Tensor,
+    instance: Tensor,
+    weight: Tensor,
+    offsets: Tensor,
+    margin: float,
+    direction: Tensor,
+) -> Any:
+    fold = Folded(info.batch_size)
+    rows = fold.rows(points, in_dims[0])
+    num_rows = rows.shape[0] // info.batch_size
+    product = pairwise_loss_curvature(
+        rows,
+        fold.indices(order, in_dims[1], num_rows),
+        fold.indices(instance, in_dims[2], num_rows),
+        fold.rows(weight, in_dims[3]),
+        fold.offsets(offsets, in_dims[4], num_rows),
+        margin,
+        fold.rows(direction, in_dims[6]),
+    )
+    return fold.unfold(product), 0
+
+
+@torch.library.custom_op("rpe_ops::pairwise_loss_slope", mutates_args=())
+def pairwise_loss_slope(grad: Tensor, direction: Tensor, offsets: Tensor) -> Tensor:
+    """The derivative `[B]` of each image's loss along `direction [T, D]`, from its gradient `[T, D]`."""
+    return torch.segment_reduce((direction * grad).sum(1), "sum", offsets=offsets, unsafe=True)
+
+
+@pairwise_loss_slope.register_fake
+def _(grad: Tensor, direction: Tensor, offsets: Tensor) -> Tensor:
+    return grad.new_empty(offsets.shape[0] - 1)
+
+
+@torch.library.register_vmap("rpe_ops::pairwise_loss_slope")
+def _(info: Any, in_dims: Any, grad: Tensor, direction: Tensor, offsets: Tensor) -> Any:
+    fold = Folded(info.batch_size)
+    rows, along = fold.rows(grad, in_dims[0]), fold.rows(direction, in_dims[1])
+    folded = fold.offsets(offsets, in_dims[2], rows.shape[0] // info.batch_size)
+    return fold.unfold(pairwise_loss_slope(rows, along, folded)), 0
+
+
+def image_losses(*inputs: Any) -> Tensor:
+    """Loss `[B]` of packed unit rows; arguments as for `pairwise_loss_forward`. Differentiable in points: twice in
+    reverse, once forward, and once each."""
+    function = DualPairwiseLoss if has_forward_mode() else PairwiseLoss
+    loss: Tensor = function.apply(*inputs)[0]
+    return loss
+
+
 class PairwiseLoss(torch.autograd.Function):
-    """Loss `[B]` of packed unit rows; differentiable twice in `points`."""
+    """Loss `[B]` (and its gradient, not differentiable) and the derivatives of the loss."""
 
     generate_vmap_rule = True
 
@@ -143,14 +203,36 @@ class PairwiseLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
-        points, order, instance, weight, offsets, grad = ctx.saved_tensors
-        if not ctx.with_gradient:
-            options = (ctx.margin, True, ctx.backend, ctx.half)
-            grad = pairwise_loss_forward(points, order, instance, weight, offsets, *options)[1]
-        grad_points = PairwiseLossGradient.apply(
-            grad_outputs[0], points, order, instance, weight, offsets, grad, ctx.margin
-        )
-        return grad_points, *(None,) * 8
+        gradient = DualPairwiseLossGradient if has_forward_mode() else PairwiseLossGradient
+        saved, grad = _saved_with_gradient(ctx)
+        return gradient.apply(grad_outputs[0], *saved, grad, ctx.margin), *(None,) * 8
+
+
+# for the op alone, as torch.export leaves it in a program that is trained later
+pairwise_loss_forward.register_autograd(PairwiseLoss.backward, setup_context=PairwiseLoss.setup_context)
+
+
+def _saved_with_gradient(ctx: Any) -> tuple[tuple[Tensor, ...], Tensor]:
+    """What `PairwiseLoss` saved, and the gradient, computed where the forward left it out."""
+    *saved, grad = ctx.saved_tensors
+    if not ctx.with_gradient:
+        arguments = (*saved, ctx.margin, True, ctx.backend, ctx.half)
+        grad = last_derivative(pairwise_loss_forward, *arguments)[1]
+    return tuple(saved), grad
+
+
+class DualPairwiseLoss(PairwiseLoss):
+    """The same with forward mode."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        PairwiseLoss.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(*inputs[:5], output[1])
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, None]:
+        saved, grad = _saved_with_gradient(ctx)
+        return last_derivative(pairwise_loss_slope, grad, tangents[0], saved[4]), None
 
 
 class PairwiseLossGradient(torch.autograd.Function):
@@ -180,10 +262,32 @@ class PairwiseLossGradient(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
         grad_loss, points, order, instance, weight, offsets, grad = ctx.saved_tensors
         direction = grad_outputs[0]
-        grad_grad_loss = torch.segment_reduce((direction * grad).sum(1), "sum", offsets=offsets, unsafe=True)
+        grad_grad_loss = last_derivative(pairwise_loss_slope, grad, direction, offsets)
         scaled = direction * _per_row(grad_loss, offsets, grad.shape[0])
-        grad_points = pairwise_loss_curvature(points, order, instance, weight, offsets, ctx.margin, scaled)
+        inputs = (points, order, instance, weight, offsets, ctx.margin, scaled)
+        grad_points = last_derivative(pairwise_loss_curvature, *inputs)
         return grad_grad_loss, grad_points, *(None,) * 6
+
+
+class DualPairwiseLossGradient(PairwiseLossGradient):
+    """The same with forward mode: the gradient is linear in `grad_loss`."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        PairwiseLossGradient.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(*inputs[:7])
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        grad_loss, *inputs, grad = ctx.saved_tensors
+        offsets = inputs[4]
+        tangent = torch.zeros_like(grad)
+        if tangents[0] is not None:
+            tangent = tangent + grad * _per_row(tangents[0], offsets, grad.shape[0])
+        if tangents[1] is not None:
+            product = last_derivative(pairwise_loss_curvature, *inputs, ctx.margin, tangents[1])
+            tangent = tangent + product * _per_row(grad_loss, offsets, grad.shape[0])
+        return tangent
 
 
 def _per_row(per_image: Tensor, offsets: Tensor, num_rows: int) -> Tensor:

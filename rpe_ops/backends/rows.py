@@ -16,15 +16,21 @@ def unit_rows(rows: Tensor) -> Tensor:
 
     Differentiable any number of times. Rows are first scaled by a power of two near their largest component, which
     rounds nothing, so that neither tiny nor huge rows lose their direction; the scale is a constant to autograd because
-    the result does not depend on it.
+    the result does not depend on it. Zero rows become ones on the way: a length of zero has no second derivative.
     """
     largest = rows.detach().abs().amax(-1, keepdim=True)
     # beyond it a power of two or its inverse is not a normal number
     limit = -math.log2(torch.finfo(rows.dtype).tiny)
-    scaled = rows * torch.exp2(-largest.log2().floor().clamp(-limit, limit))
-    length = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
-    unit = scaled / torch.where(length == 0, torch.ones_like(length), length)
+    scale = torch.exp2(-largest.log2().floor().clamp(-limit, limit))
+    scaled = torch.addcmul((largest == 0).to(rows.dtype), rows, scale)
+    unit = scaled / torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
     return torch.where(largest == 0, torch.zeros_like(unit), unit)
+
+
+def cosine_rounding(rows: Tensor) -> float:
+    """How far from 1 rounding may put the product of two equal rows `[..., D]` of `unit_rows`, in whatever order it is
+    summed: D + 2 roundings for the length, D + 2 for the product, half an eps each."""
+    return (rows.shape[-1] + 2) * torch.finfo(rows.dtype).eps
 
 
 def kernel_rows(cosine: Tensor, kappa: Tensor, log_weight: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -186,8 +186,9 @@ def test_colour_jitter_leaves_labels_alone() -> None:
     assert torch.equal(view.label, sample.label) and not torch.equal(view.image, sample.image)
 
 
-def test_slivers_become_ignored() -> None:
-    label = torch.tensor([[1, 1, 1, 2], [0, 0, 3, 3]])
+@pytest.mark.parametrize("large", [1, 10**6])
+def test_slivers_become_ignored(large: int) -> None:
+    label = torch.tensor([[1, 1, 1, 2 * large], [0, IGNORE, 3 * large, 3 * large]])
     view = augment(
         Sample(torch.zeros(3, 2, 4), label, "a"),
         (2, 4),
@@ -196,7 +197,7 @@ def test_slivers_become_ignored() -> None:
         quarter_turns=False,
         min_pixels=2,
     )
-    assert view.label.tolist() == [[1, 1, 1, IGNORE], [0, 0, 3, 3]]
+    assert view.label.tolist() == [[1, 1, 1, IGNORE], [0, IGNORE, 3 * large, 3 * large]]
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,9 @@ def test_root_may_be_any_folder_of_the_tree(tree: Path, below: str) -> None:
 
 
 def test_splits_are_folders(tree: Path) -> None:
-    with pytest.raises(DataError, match="val: no such folder; use one of the splits train, test"):
-        open_dataset(f"bsds500:{tree}", "val")
+    for split in ("val", "trainval"):
+        with pytest.raises(DataError, match="val: no such folder; use one of the splits train, test"):
+            open_dataset(f"bsds500:{tree}", split)
     with pytest.raises(DataError, match="no folder data/images"):
         open_dataset(f"bsds500:{tree / 'BSDS500' / 'data' / 'images'}")
     for file in (tree / "BSDS500" / "data").rglob("101.*"):
@@ -98,8 +99,10 @@ def test_files_without_a_partner(tree: Path) -> None:
     truth(tree).rename(truth(tree).with_name("23.mat"))
     with pytest.raises(DataError, match=r"22\.jpg: the image has no annotation .*22\.mat.*\(and 1 more"):
         open_dataset(f"bsds500:{tree}")
+    (truth(tree).parent / "22.png").write_bytes(b"")
     found = {Path(problem.file).name: problem.message for problem in check(f"bsds500:{tree}")}
-    assert set(found) == {"22.jpg", "23.mat"} and "no image" in found["23.mat"]
+    assert set(found) == {"22.jpg", "23.mat", "22.png"} and found["22.png"] == "not a .mat file, not read"
+    assert "no image" in found["23.mat"]
 
 
 @pytest.mark.parametrize(
@@ -157,6 +160,7 @@ def test_real_data(test_data: Path, split: str, images: int) -> None:
     assert (found.num_images, found.problems) == (images, [])
     assert found.annotators.total() == images and set(found.annotators) <= set(range(4, 10))
     assert set(found.sizes) == {(321, 481), (481, 321)}
+    assert len(open_dataset(spec, "trainval")) == 80 and len(open_dataset(spec)) == 120
     sample = open_dataset(spec, split)[0]
     assert 4 <= len(sample.annotations) == len(sample.boundaries) <= 9
     for annotation, boundary in zip(sample.annotations, sample.boundaries, strict=True):

@@ -105,6 +105,23 @@ class TestSynthetic:
             touching += bool(((left != right) & (left > 0) & (right > 0)).any())
         assert touching >= 10
 
+    def test_the_class_is_the_shape(self) -> None:
+        """Most whole discs are as long as wide, most whole ellipses are not; some are partly covered."""
+        dataset = open_dataset("synthetic:num_images=40,size=128,instances=3,seed=1")
+        assert dataset.classes == ("background", "disc", "ellipse", "polygon")
+        spread: dict[int, list[float]] = {1: [], 2: [], 3: []}
+        for sample in dataset:
+            assert sample.semantic is not None and sample.instance_class is not None
+            of_label = torch.tensor([0, *sample.instance_class.values()])
+            assert torch.equal(sample.semantic, of_label[sample.label])
+            for number, shape in sample.instance_class.items():
+                points = (sample.label == number).nonzero().double()
+                is_cut = bool((points == 0).any() or (points == 127).any())
+                if not is_cut:
+                    axes = torch.linalg.eigvalsh(torch.cov(points.T))
+                    spread[shape].append(float((axes[1] / axes[0]).sqrt()))
+        assert np.median(spread[1]) < 1.1 and np.median(spread[2]) > 1.5 and len(spread[3]) > 10
+
     def test_defaults(self) -> None:
         dataset = open_dataset("synthetic")
         assert len(dataset) == 64 and dataset[-1].size == (64, 64) and dataset.has_background
@@ -288,6 +305,18 @@ class TestLabels:
         with pytest.raises(DataError, match="images: no such folder"):
             open_dataset(f"labels:{tmp_path}")
 
+    def test_real_data(self, test_data: Path, tmp_path: Path) -> None:
+        """Frames of YCB-Video: pictures with and without an opacity channel, label maps of 8 bits."""
+        frames = sorted((test_data / "ycb_video").rglob("*-color.png"))
+        for number, frame in enumerate(frames):
+            for folder, file in (("images", frame), ("labels", Path(str(frame).replace("-color", "-label")))):
+                (tmp_path / folder).mkdir(exist_ok=True)
+                (tmp_path / folder / f"{number:02d}.png").symlink_to(file)
+        found = survey(f"labels:{tmp_path}")
+        assert (found.num_images, found.problems) == (14, [])
+        assert found.instances == [3] * 5 + [4] * 5 + [5, 8, 5] + [3]
+        assert found.sizes == Counter({(480, 640): 14})
+
 
 class TestDataset:
     def test_index_outside(self) -> None:
@@ -301,8 +330,11 @@ class TestDataset:
         loader = torch.utils.data.DataLoader(
             open_dataset(f"labels:{labels}"), batch_size=None, num_workers=1, multiprocessing_context="fork"
         )
-        with pytest.raises(DataError, match=r"a\.png: cannot be read as an image"):
+        with pytest.raises(DataError) as caught:
             list(loader)
+        with pytest.raises(DataError) as expected:
+            open_dataset(f"labels:{labels}")[0]
+        assert str(caught.value) == str(expected.value) and "a.png: cannot be read" in str(caught.value)
 
     def test_error_survives_pickling(self) -> None:
         error = pickle.loads(pickle.dumps(DataError("is torn", file="x.png", remedy="mend it")))

@@ -153,13 +153,21 @@ class TestVoc:
         (voc / "SegmentationClass" / "2007_1.png").unlink()
         with pytest.raises(DataError, match=r"SegmentationClass/2007_1\.png: the file does not exist"):
             dataset[0]
+        with pytest.raises(
+            DataError, match="2007_1.png: is not there, only the one in SegmentationObject is"
+        ):
+            open_dataset(f"voc:{voc}")
         (voc / "SegmentationClass" / "2007_1.png").write_bytes(b"no picture")
         with pytest.raises(DataError, match=r"SegmentationClass/2007_1\.png: cannot be read"):
             dataset[0]
         (voc / "JPEGImages" / "2007_2.jpg").unlink()
         with pytest.raises(DataError, match=r"JPEGImages/2007_2\.jpg: the image is annotated and not there"):
             open_dataset(f"voc:{voc}")
-        assert {Path(problem.file).name for problem in check(f"voc:{voc}")} == {"2007_1.png", "2007_2.jpg"}
+        (voc / "JPEGImages" / "2007_2.jpeg").write_bytes(b"")
+        (voc / "SegmentationObject" / ".hidden").write_bytes(b"")
+        found = {Path(problem.file).name: problem.message for problem in check(f"voc:{voc}")}
+        assert set(found) == {"2007_1.png", "2007_2.jpg", "2007_2.jpeg"}
+        assert found["2007_2.jpeg"] == "not a .jpg file, not read"
 
     def test_no_tree(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="no folder SegmentationObject"):
@@ -224,3 +232,5 @@ class TestSbd:
         with pytest.raises(DataError, match=r"inst/2008_3\.mat: cannot be read as a MATLAB file"):
             dataset[2]
         assert len(check(f"voc:{sbd}")) == 3
+        with pytest.raises(DataError, match=r"cls/2007_2\.mat: is not there"):
+            open_dataset(f"voc:{sbd}")

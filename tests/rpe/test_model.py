@@ -119,3 +119,57 @@ def test_a_registered_backbone_is_built_from_the_config(monkeypatch: pytest.Monk
         rpe.register_backbone("unet", builder)
     with pytest.raises(ValueError, match="does not accept these options"):
         rpe.build_backbone("patches", depth=3)
+
+
+def test_timm_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ValueError, match=r"'timm:resnet18' needs timm.*pip install 'rpe-ops\[timm\]'"):
+        rpe.build_backbone("timm:resnet18", channels=(8,))
+
+
+def test_timm_encoders_get_a_pyramid() -> None:
+    try:
+        import timm  # noqa: F401
+    except Exception as error:  # torchvision of another build raises more than ImportError
+        pytest.skip(f"timm cannot be imported: {error}")
+    backbone = rpe.build_backbone(
+        "timm:resnet18", channels=(8,), output_stride=4, atrous_stride=8, norm="group", in_channels=7
+    )
+    levels = backbone.levels(torch.rand(1, 7, 70, 97))
+    assert [tuple(level.shape) for level in levels] == [(1, 8, 18, 25)] + 3 * [(1, 8, 9, 13)]
+    with pytest.raises(ValueError, match="timm cannot build it"):
+        rpe.build_backbone("timm:resnet18", channels=(8,), atrous_stride=4)
+
+
+@pytest.mark.parametrize("stride", [4, 8])
+def test_atrous_stages_keep_their_resolution(stride: int) -> None:
+    settings = ModelConfig(
+        backbone="resnet_fpn",
+        channels=(8, 8, 8, 8),
+        output_stride=stride,
+        atrous_stride=stride,
+        dim=4,
+        position_periods=(8.0,),
+    )
+    model = rpe.build_model(rpe.Config(model=settings))
+    levels = model.backbone.levels(torch.rand(1, 7, 45, 70))
+    assert {level.shape[-2:] for level in levels} == {torch.Size((-(-45 // stride), -(-70 // stride)))}
+    assert model(torch.rand(1, 3, 45, 70)).embedding.shape[-2:] == levels[0].shape[-2:]
+    with pytest.raises(ValueError, match="'unet' does not accept these options"):
+        rpe.build_model(rpe.Config(model=ModelConfig(atrous_stride=8)))
+
+
+def test_boundary_model_embeds_every_depth() -> None:
+    settings = ModelConfig(channels=(8, 8, 16), dim=3)
+    model = rpe.build_model(rpe.Config(task="boundary", model=settings))
+    output = model(torch.rand(2, 3, 22, 30))
+    assert output.foreground is None and output.semantic is None and output.boundary is not None
+    assert output.boundary.shape == (2, 4, 11, 15) and output.embedding.shape == (2, 9, 11, 15)
+    torch.testing.assert_close(output.embedding.norm(dim=1), torch.ones(2, 11, 15))
+    for depth in output.embedding.chunk(3, dim=1):
+        torch.testing.assert_close(depth.norm(dim=1), torch.full((2, 11, 15), 3**-0.5))
+    plain = rpe.RPE(nn.Conv2d(3, 5, 3, padding=1), dim=3, foreground=False, boundary=True)
+    alone = plain(torch.rand(1, 3, 8, 8)).boundary
+    assert alone is not None and alone.shape == (1, 2, 8, 8), "a backbone without levels has one depth"

@@ -1,8 +1,8 @@
 """The registry of backbones: a name and options in, a module that maps images to one feature map out.
 
 A backbone is any `nn.Module` with two integer attributes, `out_channels` and `output_stride`, whose forward
-maps `[B, 3, H, W]` to `[B, out_channels, ceil(H / output_stride), ceil(W / output_stride)]`. Heads, losses
-and data are not its business.
+maps `[B, 3, H, W]` to `[B, out_channels, ceil(H / output_stride), ceil(W / output_stride)]`. One with several depths
+has `levels(image)`, its maps finest first, and `level_channels`. Heads, losses and data are not its business.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from .resnet_fpn import ResNetFPN
+from .timm_pyramid import TimmPyramid
 from .unet import UNet
 
 _REGISTRY: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "resnet_fpn": ResNetFPN}
@@ -29,7 +30,8 @@ def register_backbone(name: str, builder: Callable[..., nn.Module]) -> None:
 
     Args:
         name: a name that is not taken.
-        builder: called with `channels`, `output_stride`, `norm` and `in_channels` from the config; returns the module.
+        builder: called with `channels`, `output_stride`, `norm` and `in_channels` from the config, and with
+            `atrous_stride` and `pretrained` where they are set; returns the module.
     """
     if name in _REGISTRY:
         raise ValueError(f"register_backbone: name {name!r} is taken; choose another one")
@@ -37,19 +39,22 @@ def register_backbone(name: str, builder: Callable[..., nn.Module]) -> None:
 
 
 def build_backbone(name: str, **options: Any) -> nn.Module:
-    """Build a registered backbone.
+    """Build a registered backbone, or timm's encoder X with a pyramid for the name "timm:X".
 
     Raises:
         ValueError: if the name is unknown (the nearest one is named) or the options do not fit.
     """
+    prefix, _, encoder = name.partition(":")
+    if prefix == "timm" and encoder:
+        return TimmPyramid(encoder, **options)
     if name not in _REGISTRY:
         near = difflib.get_close_matches(name, _REGISTRY, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"model.backbone: {name!r} is not one of {names()}{hint}")
+        raise ValueError(f"model.backbone: {name!r} is not one of {names()} or timm:NAME{hint}")
     try:
         return _REGISTRY[name](**options)
     except TypeError as error:
         raise ValueError(f"model: backbone {name!r} does not accept these options: {error}") from error
 
 
-__all__ = ["ResNetFPN", "UNet", "build_backbone", "names", "register_backbone"]
+__all__ = ["ResNetFPN", "TimmPyramid", "UNet", "build_backbone", "names", "register_backbone"]

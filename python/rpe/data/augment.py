@@ -11,7 +11,6 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,6 +18,9 @@ from torch import Tensor
 from .components import split_components
 from .rotation import bounding_size, rotate
 from .sample import IGNORE, Sample
+
+_LARGE_LABEL = 2**17
+"""Labels from here on are numbered anew before they are counted: a count of each number up to them would be slow."""
 
 
 def sample_generator(seed: int, epoch: int, index: int) -> torch.Generator:
@@ -188,9 +190,11 @@ def _split(view: Sample) -> Sample:
 
 def _ignore_slivers(label: Tensor, min_pixels: int) -> Tensor:
     """Labels above 0 with fewer than min_pixels pixels become IGNORE."""
-    values, inverse, counts = np.unique(label.numpy(), return_inverse=True, return_counts=True)
-    sliver = (values > 0) & (counts < min_pixels)
-    return label.masked_fill(torch.from_numpy(sliver[inverse.reshape(label.shape)]), IGNORE)
+    number = label.clamp(min=0)
+    if int(number.max()) >= _LARGE_LABEL:
+        number = number.unique(return_inverse=True)[1]
+    is_sliver = number.flatten().bincount() < min_pixels
+    return label.masked_fill(is_sliver[number] & (label > 0), IGNORE)
 
 
 def _integer(bound: int, generator: torch.Generator) -> int:

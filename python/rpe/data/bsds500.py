@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from .dataset import Dataset
+from .listing import list_files
 from .matlab import label_field, read_structs
 from .reading import read_image
 from .registry import register
@@ -26,7 +27,7 @@ _FOLDERS = ("", "data", "BSDS500/data", "BSR/BSDS500/data")
 
 @register("bsds500")
 class Bsds500(Dataset):
-    """Regions by several annotators; split None is train, val and test, in this order.
+    """Regions by several annotators; split trainval is train and val, None everything.
 
     The label map is that of the annotator with the median number of regions (the lower one of two, the first of
     equals): the same for every reading.
@@ -46,14 +47,16 @@ class Bsds500(Dataset):
                 remedy="give the folder that holds BSDS500/data/images and BSDS500/data/groundTruth",
             )
         present = [name for name in _SPLITS if (tree / "images" / name).is_dir()]
-        if not present or (split is not None and split not in present):
-            raise DataError(
-                "no such folder",
-                file=tree / "images" / (split or "train"),
-                remedy=f"use one of the splits {', '.join(present or _SPLITS)}",
-            )
+        wanted = {None: present or ["train"], "trainval": ["train", "val"]}.get(split, [str(split)])
+        for name in wanted:
+            if name not in present:
+                raise DataError(
+                    "no such folder",
+                    file=tree / "images" / name,
+                    remedy=f"use one of the splits {', '.join(present or _SPLITS)}",
+                )
         self._files: list[tuple[Path, Path]] = []
-        for name in present if split is None else [split]:
+        for name in wanted:
             self._add_split(tree / "images" / name, tree / "groundTruth" / name)
         if strict:
             self._raise_first_problem()
@@ -94,9 +97,10 @@ class Bsds500(Dataset):
         return sample, problems
 
     def _add_split(self, images: Path, truths: Path) -> None:
-        """Pair the files of one split by their names; Thumbs.db and hidden files are no data."""
-        found = {path.stem: path for path in sorted(images.glob("*.jpg"))}
-        truth = {path.stem: path for path in sorted(truths.glob("*.mat"))}
+        """Pair the files of one split by their names."""
+        found, image_problems = list_files(images, ".jpg")
+        truth, truth_problems = list_files(truths, ".mat")
+        self.structure_problems += image_problems + truth_problems
         for stem in sorted(found.keys() | truth.keys(), key=lambda stem: (len(stem), stem)):
             if stem not in truth:
                 self._report(found[stem], f"the image has no annotation {truths / stem}.mat")

@@ -6,9 +6,8 @@ image is read. Masks are `run_lengths.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +19,7 @@ _MOST_PROBLEMS = 100
 """Faults of one file that are told one by one."""
 
 
-@dataclass(frozen=True)
-class CocoImage:
+class CocoImage(NamedTuple):
     """One entry of "images": its id, its path below the image folder, and its size, 0 where the file does not say."""
 
     id: int
@@ -73,6 +71,7 @@ class CocoIndex:
         self.category_ids = tuple(sorted(categories))
         self.category_names = tuple(categories[number] for number in self.category_ids)
         self._sort(np.concatenate(rows))
+        self._image_numbers.clear()
         if self._num_problems > len(self.problems):
             rest = self._num_problems - len(self.problems)
             self.problems.append(Problem(str(path), f"and {rest} more faults", "mend the ones above first"))

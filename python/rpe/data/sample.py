@@ -16,15 +16,20 @@ from torch import Tensor
 
 IGNORE = -1
 """Label of pixels that take no part in the loss or in metrics (padding, void)."""
+_FROM_A_WORKER = "Caught DataError in "
+"""How torch.utils.data begins the message of an exception that it raises again."""
 
 
 class DataError(ValueError):
     """Data that cannot be used: names the file, what is wrong with it and the remedy.
 
-    One positional string is enough to construct it, so that it survives a DataLoader worker.
+    One positional string is enough to construct it, so that it survives a DataLoader worker, which hands on the whole
+    traceback as that string; what counts is its end.
     """
 
     def __init__(self, message: str, *, file: str | PathLike[str] | None = None, remedy: str = "") -> None:
+        if message.startswith(_FROM_A_WORKER):
+            message = message.rpartition(f"{DataError.__module__}.{DataError.__qualname__}: ")[2].strip()
         text = message if file is None else f"{file}: {message}"
         super().__init__(f"{text}; {remedy}" if remedy else text)
         self.file = "" if file is None else str(file)

@@ -1,8 +1,8 @@
 """Format `synthetic`: generated pictures of discs, ellipses and polygons over a textured ground; needs no files.
 
 ROOT holds parameters: `synthetic:num_images=64,size=64,seed=0,instances=8`, each optional. Instances never overlap;
-many touch, and many share one colour, so that neither colour nor gaps alone tell them apart. An image depends on
-(seed, split, index) only. The three shapes are the classes.
+many touch, and many share one colour, so that neither colour nor gaps alone tell them apart. The class is the shape.
+An image depends on (seed, split, index) only.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from .sample import DataError, Problem, Sample
 
 _DEFAULTS = {"num_images": 64, "size": 64, "seed": 0, "instances": 8}
 _SMALLEST = {"num_images": 1, "size": 16, "seed": 0, "instances": 1}
+CLASSES = ("background", "disc", "ellipse", "polygon")
 _SPLITS = {"train": 0, "test": 1, "val": 2}
-_SHAPES = ("disc", "ellipse", "polygon")
 _MIN_VISIBLE = 0.6
 """Share of its area that an instance must keep where its place is partly taken."""
 _SAME_COLOUR = 0.5
@@ -40,21 +40,21 @@ class Synthetic(Dataset):
             raise DataError(
                 f"synthetic data has no split {split!r}", remedy=f"use one of {', '.join(_SPLITS)}"
             )
-        self.classes = ("background", *_SHAPES)
         self.size = parameters["size"]
         self.instances = parameters["instances"]
+        self.classes = CLASSES
         self.seed = (parameters["seed"], _SPLITS[split or "train"])
         self.names = [f"{split or 'train'}-{index:05d}" for index in range(parameters["num_images"])]
 
     def _load(self, index: int) -> tuple[Sample, list[Problem]]:
         random = np.random.default_rng([*self.seed, index])
-        image, label, kinds = draw(random, self.size, self.instances)
+        image, label, classes = draw(random, self.size, self.instances)
         sample = Sample(
             torch.from_numpy(image),
             torch.from_numpy(label),
             self.names[index],
-            semantic=torch.from_numpy(np.array([0, *kinds])[label]),
-            instance_class=dict(enumerate(kinds, start=1)),
+            semantic=torch.from_numpy(np.array([0, *classes])[label]),
+            instance_class=dict(enumerate(classes, start=1)),
         )
         return sample, []
 
@@ -74,18 +74,19 @@ def _parse(root: str) -> dict[str, int]:
 def draw(
     random: np.random.Generator, size: int, instances: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], list[int]]:
-    """One picture float32 `[3, size, size]` in 0..1, int64 `[size, size]` with labels up to `instances` at most, and
-    for each label the number of its shape, from 1."""
+    """One picture float32 `[3, size, size]` in 0..1, its labels int64 `[size, size]` up to `instances` at most, and the
+    class of each.
+    """
     ground = random.uniform(0.05, 0.6, 3)
     image = _texture(random, size, ground)
     label = np.zeros((size, size), dtype=np.int64)
     colours: list[NDArray[np.float64]] = []
-    kinds: list[int] = []
+    classes: list[int] = []
     wanted = int(random.integers((instances + 2) // 3, instances + 1))
     for _ in range(20 * instances):
         if len(colours) == wanted:
             break
-        shape, kind = _shape(random, size, label)
+        shape, shape_class = _shape(random, size, label)
         visible = shape & (label == 0)
         if visible.sum() < max(9.0, _MIN_VISIBLE * shape.sum()) or ndimage.label(visible)[1] != 1:
             continue
@@ -94,12 +95,12 @@ def draw(
         else:
             colour = _colour_unlike(random, ground)
         colours.append(colour)
-        kinds.append(kind)
+        classes.append(shape_class)
         label[visible] = len(colours)
         shading = 1 + 0.15 * _smooth_noise(random, size, size / 8)
         image[:, visible] = (colour[:, None, None] * shading)[:, visible]
     image += random.normal(0, 0.02, image.shape)
-    return np.clip(image, 0, 1).astype(np.float32), label, kinds
+    return np.clip(image, 0, 1).astype(np.float32), label, classes
 
 
 def _colour_unlike(random: np.random.Generator, ground: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -125,8 +126,9 @@ def _smooth_noise(random: np.random.Generator, size: int, scale: float) -> NDArr
 
 
 def _shape(random: np.random.Generator, size: int, label: NDArray[np.int64]) -> tuple[NDArray[np.bool_], int]:
-    """Pixels of a random disc (1), ellipse (2) or polygon (3), and which it is; every second one starts beside an
-    instance, so that many touch."""
+    """Pixels of a random disc, ellipse or polygon, and its class; every second one starts beside an instance, so that
+    many touch.
+    """
     radius = random.uniform(size / 14, size / 6)
     rim = np.argwhere(ndimage.binary_dilation(label > 0, iterations=max(1, int(0.8 * radius))) & (label == 0))
     if len(rim) and random.random() < 0.5:
@@ -138,10 +140,10 @@ def _shape(random: np.random.Generator, size: int, label: NDArray[np.int64]) -> 
         corners = int(random.integers(3, 7))
         angles = np.sort((np.arange(corners) + random.uniform(0, 0.7, corners)) * 2 * np.pi / corners)
         points = centre + 1.3 * radius * np.stack([np.sin(angles), np.cos(angles)], axis=1)
-        return np.asarray(polygon2mask((size, size), points)), kind + 1
+        return np.asarray(polygon2mask((size, size), points)), 1 + kind
     stretch = 1.0 if kind == 0 else random.uniform(1.3, 2.2)
     turn = random.uniform(0, np.pi)
     row, column = np.mgrid[:size, :size] - centre[:, None, None]
     along = np.cos(turn) * column + np.sin(turn) * row
     across = np.cos(turn) * row - np.sin(turn) * column
-    return np.asarray((along / stretch) ** 2 + (across * np.sqrt(stretch)) ** 2 <= radius**2), kind + 1
+    return np.asarray((along / stretch) ** 2 + (across * np.sqrt(stretch)) ** 2 <= radius**2), 1 + kind

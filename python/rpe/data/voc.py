@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from .dataset import Dataset
+from .listing import list_files
 from .reading import read_image, read_label_map
 from .registry import register
 from .sample import IGNORE, DataError, Problem, Sample
@@ -68,14 +69,33 @@ class Voc(Dataset):
             )
         self.classes = _class_names(folder)
         self._only_sbd = self._voc is None or (split or "").startswith("sbd_")
-        voc_names = _stems(self._voc / "SegmentationObject", ".png") if self._voc is not None else []
+        voc_names = self._annotated(self._voc, ("SegmentationObject", "SegmentationClass"), ".png")
+        sbd_names = self._annotated(self._sbd, ("inst", "cls"), ".mat")
         self._voc_names = frozenset(voc_names)
-        sbd_names = _stems(self._sbd / "inst", ".mat") if self._sbd is not None else []
         known = sbd_names if self._only_sbd else list(dict.fromkeys(voc_names + sbd_names))
-        self.names, self.structure_problems = self._select(split, known)
+        self.names, split_problems = self._select(split, known)
+        self.structure_problems += split_problems
         self._find_images()
         if strict:
             self._raise_first_problem()
+
+    def _annotated(self, tree: Path | None, folders: tuple[str, str], suffix: str) -> list[str]:
+        """Names of the images with both their files in the folders for instances and for classes."""
+        if tree is None:
+            return []
+        instances, problems = list_files(tree / folders[0], suffix)
+        classes, class_problems = list_files(tree / folders[1], suffix)
+        self.structure_problems += problems + class_problems
+        for stem in sorted(instances.keys() ^ classes.keys()):
+            there, missing = (folders[0], folders[1]) if stem in instances else (folders[1], folders[0])
+            self.structure_problems.append(
+                Problem(
+                    str(tree / missing / f"{stem}{suffix}"),
+                    f"is not there, only the one in {there} is",
+                    "restore it or remove the other",
+                )
+            )
+        return [stem for stem in instances if stem in classes]
 
     def _select(self, split: str | None, known: list[str]) -> tuple[list[str], list[Problem]]:
         """Names of a split, all of them annotated."""
@@ -95,12 +115,14 @@ class Voc(Dataset):
         return read_split(lists / f"{split}.txt", split, known)
 
     def _find_images(self) -> None:
-        """Leave out, and report, names without a picture."""
+        """Leave out, and report, names without a picture. VOC's pictures without an annotation are for other tasks."""
         folders = [self._voc / "JPEGImages"] if self._voc is not None else []
         folders += [self._sbd / "img"] if self._sbd is not None else []
         pictures: dict[str, Path] = {}
         for folder in reversed(folders):
-            pictures.update({stem: folder / f"{stem}.jpg" for stem in _stems(folder, ".jpg")})
+            files, problems = list_files(folder, ".jpg")
+            pictures.update(files)
+            self.structure_problems += problems
         for name in self.names:
             if name not in pictures:
                 self.structure_problems.append(
@@ -197,8 +219,3 @@ def _class_names(folder: Path) -> tuple[str, ...]:
             "lists no classes", file=path, remedy="write one class per line, the background first"
         )
     return tuple(names)
-
-
-def _stems(folder: Path, suffix: str) -> list[str]:
-    """Names of the files of one kind, sorted; none where the folder is missing."""
-    return sorted(path.stem for path in folder.glob(f"*{suffix}") if not path.name.startswith("."))

@@ -73,13 +73,13 @@ def given_table(content: Mapping[str, Any]) -> str:
 
 
 def threshold_table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """AP at each IoU threshold, one row per result."""
-    thresholds = list(
-        dict.fromkeys(key for result in results.values() for key in result["overall"].get("ap", {}))
-    )
+    """AP of label maps at each IoU threshold, one row per result that has them."""
+    found = {
+        name: ap for name, result in results.items() if isinstance(ap := result["overall"].get("ap"), Mapping)
+    }
+    thresholds = list(dict.fromkeys(key for ap in found.values() for key in ap))
     rows = [
-        [escape(name or "AP"), *(number(result["overall"].get("ap", {}).get(key)) for key in thresholds)]
-        for name, result in results.items()
+        [escape(name or "AP"), *(number(ap.get(key)) for key in thresholds)] for name, ap in found.items()
     ]
     return table(["IoU", *thresholds], rows) if thresholds else ""
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..config import Config, DecodeConfig
@@ -83,9 +83,9 @@ class Task(abc.ABC):
     def panels(self, sample: Sample, prediction: Prediction, dataset: Dataset) -> list[tuple[str, Picture]]:
         """Pictures for the report, with captions; empty where the label maps say it all."""
 
-    @abc.abstractmethod
-    def write(self, folder: Path, name: str, image: Tensor, prediction: Prediction) -> dict[str, Path]:
-        """Write the files of one image into an existing folder; returns paths by role."""
+    def pictures(self, prediction: Prediction) -> dict[str, NDArray[Any]]:
+        """Files of `rpe predict` beside label map, overlay, embedding and objects: uint8 or uint16 pictures by role."""
+        return {}
 
     @abc.abstractmethod
     def describe(self, prediction: Prediction) -> str:

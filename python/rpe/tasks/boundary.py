@@ -6,25 +6,21 @@ suppression, here by `skimage.morphology.thin` at each threshold, as the benchma
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 from skimage.measure import label as planar_components
 from skimage.morphology import thin
-from torch import Tensor
 
 from ..config import DecodeConfig
 from ..data import Dataset, Sample
-from ..export import write_embedding, write_label_map
 from ..grouping import RecurrentGrouping
 from ..losses import label_boundaries
 from ..metrics import boundary_scores, count_boundaries
-from ..metrics.boundary import BoundaryCounts, best_f
+from ..metrics.boundary import NUM_THRESHOLDS, BoundaryCounts, best_f
 from ..model import Output
 from ..prediction import Prediction
 from ..report import Picture
@@ -33,6 +29,7 @@ from .plots import precision_plot
 
 _REGION_THRESHOLD = 0.5
 """Boundary probability that parts two regions of `Prediction.labels`, and that the thinned picture starts from."""
+_THRESHOLDS = NUM_THRESHOLDS
 _DEPTH_THRESHOLDS = 19
 """Thresholds for the single depths and the fusion, whose numbers stand beside the main one; it has the benchmark's
 99."""
@@ -84,22 +81,12 @@ class BoundaryTask(Task):
             *single,
         ]
 
-    def write(self, folder: Path, name: str, image: Tensor, prediction: Prediction) -> dict[str, Path]:
+    def pictures(self, prediction: Prediction) -> dict[str, NDArray[Any]]:
         assert prediction.boundary is not None and prediction.boundary_depths is not None
-        paths = {
-            "boundary": folder / f"{name}.boundary.png",
-            "thin": folder / f"{name}.thin.png",
-        }
-        _save(paths["boundary"], prediction.boundary)
-        _save(paths["thin"], _thinned(prediction.boundary))
-        for depth, probability in zip(
-            depth_names(len(prediction.boundary_depths)), prediction.boundary_depths, strict=True
-        ):
-            paths[depth] = folder / f"{name}.{depth.replace(' ', '-')}.png"
-            _save(paths[depth], probability)
-        paths["labels"] = write_label_map(folder / f"{name}.labels.png", prediction.labels)
-        paths["embedding"] = write_embedding(folder / f"{name}.embedding.png", prediction)
-        return paths
+        maps = {"boundary": prediction.boundary, "thin": _thinned(prediction.boundary)}
+        names = depth_names(len(prediction.boundary_depths))
+        maps |= dict(zip(names, prediction.boundary_depths, strict=True))
+        return {name.replace(" ", "-"): _bytes(probability) for name, probability in maps.items()}
 
     def describe(self, prediction: Prediction) -> str:
         return f"boundaries of {len(prediction.scores)} regions"
@@ -116,7 +103,7 @@ class BoundaryEvaluator:
     def add(self, index: int, sample: Sample, prediction: Prediction) -> None:
         assert prediction.boundary is not None and prediction.boundary_depths is not None
         truth = annotators(sample)
-        counts = count_boundaries(prediction.boundary, truth)
+        counts = count_boundaries(prediction.boundary, truth, num_thresholds=_THRESHOLDS)
         self._counts.append(counts)
         maps = prediction.boundary_depths
         for name, probability in zip(depth_names(len(maps)), maps, strict=True):
@@ -189,12 +176,12 @@ def _thinned(boundary: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _grey(values: NDArray[np.floating]) -> Picture:
     """`[H, W]` in 0..1 as a picture, 1 white."""
-    return np.repeat(np.rint(values * 255).astype(np.uint8)[:, :, None], 3, axis=2)
+    return np.repeat(_bytes(values)[:, :, None], 3, axis=2)
 
 
-def _save(path: Path, probability: NDArray[np.floating]) -> None:
-    """8-bit PNG, 255 = 1."""
-    Image.fromarray(np.rint(probability * 255).astype(np.uint8)).save(path)
+def _bytes(values: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """`[H, W]` in 0..1 as 0..255."""
+    return np.rint(values * 255).astype(np.uint8)
 
 
 TASK = BoundaryTask()

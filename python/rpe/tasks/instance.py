@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from ..config import DecodeConfig
 from ..data import Dataset, Sample
 from ..decode import decode
-from ..export import write_prediction
 from ..grouping import RecurrentGrouping
 from ..metrics import Evaluator
 from ..model import Output
@@ -38,9 +34,6 @@ class InstanceTask(Task):
 
     def panels(self, sample: Sample, prediction: Prediction, dataset: Dataset) -> list[tuple[str, Picture]]:
         return []
-
-    def write(self, folder: Path, name: str, image: Tensor, prediction: Prediction) -> dict[str, Path]:
-        return write_prediction(folder, name, image, prediction)
 
     def describe(self, prediction: Prediction) -> str:
         return f"{len(prediction.scores)} objects"

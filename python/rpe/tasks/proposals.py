@@ -7,7 +7,6 @@ proposals. Their score is that of `decode.object_scores`; of duplicates the best
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from torch import Tensor
 from ..config import DecodeConfig
 from ..data import Dataset, Sample
 from ..decode import decode
-from ..export import write_prediction
 from ..grouping import RecurrentGrouping
 from ..metrics import ScoredMasks, average_recall, decode_mask, encode_labels
 from ..metrics.coco import RunLength
@@ -65,9 +63,6 @@ class ProposalsTask(Task):
 
     def panels(self, sample: Sample, prediction: Prediction, dataset: Dataset) -> list[tuple[str, Picture]]:
         return []
-
-    def write(self, folder: Path, name: str, image: Tensor, prediction: Prediction) -> dict[str, Path]:
-        return write_prediction(folder, name, image, prediction)
 
     def describe(self, prediction: Prediction) -> str:
         return f"{len(prediction.scores)} proposals"

@@ -4,7 +4,6 @@ pairwise loss compares pixels of different classes (weight `objective.embedding_
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from ..config import DecodeConfig
 from ..data import IGNORE, Dataset, Sample
-from ..export import write_embedding, write_label_map, write_overlay
 from ..grouping import RecurrentGrouping
 from ..metrics import ClassConfusion, class_iou, pixel_accuracy
 from ..model import Output
@@ -51,13 +49,6 @@ class SemanticTask(Task):
 
     def panels(self, sample: Sample, prediction: Prediction, dataset: Dataset) -> list[tuple[str, Picture]]:
         return class_panels(sample, prediction)
-
-    def write(self, folder: Path, name: str, image: Tensor, prediction: Prediction) -> dict[str, Path]:
-        return {
-            "classes": write_label_map(folder / f"{name}.classes.png", prediction.labels),
-            "overlay": write_overlay(folder / f"{name}.overlay.png", image, prediction.labels),
-            "embedding": write_embedding(folder / f"{name}.embedding.png", prediction),
-        }
 
     def describe(self, prediction: Prediction) -> str:
         return f"{len(np.unique(prediction.labels))} classes"

@@ -6,17 +6,16 @@ with its class probabilities, the background's left out.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..config import DecodeConfig
 from ..data import Dataset, Sample
 from ..decode import decode, mean_by_label, object_scores
-from ..export import write_label_map, write_prediction
 from ..grouping import RecurrentGrouping
 from ..metrics import PanopticQuality, ScoredMasks, coco_ap, encode_labels, region_ap
 from ..model import Output
@@ -67,12 +66,9 @@ class SemanticInstanceTask(Task):
     def panels(self, sample: Sample, prediction: Prediction, dataset: Dataset) -> list[tuple[str, Picture]]:
         return class_panels(sample, prediction)
 
-    def write(self, folder: Path, name: str, image: Tensor, prediction: Prediction) -> dict[str, Path]:
+    def pictures(self, prediction: Prediction) -> dict[str, NDArray[Any]]:
         assert prediction.semantic is not None
-        return {
-            **write_prediction(folder, name, image, prediction),
-            "classes": write_label_map(folder / f"{name}.classes.png", prediction.semantic),
-        }
+        return {"classes": prediction.semantic.astype(np.uint16)}
 
     def describe(self, prediction: Prediction) -> str:
         return f"{len(prediction.scores)} objects"

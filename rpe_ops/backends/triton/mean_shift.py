@@ -32,6 +32,8 @@ from rpe_ops.backends.triton.shapes import (
 
 # float32 sums of up to 256 products err by less than this factor.
 _ROUNDING = 1.0 + 2.0**-20
+# What rounding to float16 or bfloat16 may do to the squared length of a unit row.
+_HALF_ROUNDING = 2.0**-6
 # Rows h are scaled to lengths up to this. A slope is at most four times as long, and float16 ends at 65,504.
 _LONGEST_SLOPE = 2.0**12
 
@@ -59,15 +61,17 @@ def forward(
     tiles = row_tiles(point_offsets, num_points, shape.rows)
     splits = num_splits(tiles.count, partners, source_offsets, shape)
     fixed_shift = sources is None and log_weight is None
-    largest_cosine = _largest_cosine(x, point_offsets) if fixed_shift else None
+    squared, excess = _lengths(partners, y)
+    largest_cosine = _largest_cosine(squared, excess, point_offsets)[0] if fixed_shift else None
+    bias = None if fixed_shift else _bias(log_weight, excess, kappa)
     partial_sum = points.new_empty(splits, num_points, dim)
     partial_rows = _buffers(3, points, splits, num_points)  # nearest, level, density
     launch(
         mean_shift_forward_kernel,
         (tiles.count, splits),
         shape,
-        *(*x, *y, largest_cosine, log_weight, kappa, tiles.image, tiles.row, point_offsets, source_offsets),
-        *(partial_sum, *partial_rows, num_points, splits),
+        *(*x, *y, largest_cosine, excess if fixed_shift else None, bias, kappa, tiles.image, tiles.row),
+        *(point_offsets, source_offsets, partial_sum, *partial_rows, num_points, splits),
         **pair_constants(dim, shape, half),
         FIXED_SHIFT=fixed_shift,
     )
@@ -82,6 +86,8 @@ def forward(
         BLOCK_M=finish.rows,
         BLOCK_D=block_dim(dim),
     )
+    if fixed_shift and excess is not None:
+        log_density = log_density - kappa * excess
     return moved, mean, log_density
 
 
@@ -140,13 +146,13 @@ def _blurring(
     """kappa R + C of (5) and (6), `[N, D]`, and the gradient of kappa: sum_i x_i.R_i, since each sum_j S_ij is 0."""
     num_points, dim = points.shape
     x = operands(points, half)
-    squared_length = x.rounded().square().sum(1)
-    largest, image = image_maximum(squared_length, offsets)
-    largest = largest * _ROUNDING
+    squared_length, excess = _lengths(points, x)
+    largest, image = _largest_cosine(squared_length, excess, offsets, own=False)
     # P_ij = K_ij f_i, where K_ij is relative to `largest`. A zero row has P_ij = 1/N, but too small a K to divide by.
     zero_row = squared_length == 0
     outside = zero_row | (log_density == -torch.inf)
-    level = log_density * LOG2_E.value - (largest[image] - 1.0) * _log2_concentration(kappa)
+    above = largest - 1.0 if excess is None else largest - 1.0 - excess
+    level = log_density * LOG2_E.value - above * _log2_concentration(kappa)
     share = torch.where(outside, 0.0, torch.exp2(-level))
     u, v, scale = _scaled_slopes(share[:, None] * h, mean, offsets, half, 2.0**SCALE_EXPONENT.value)
     shape = tile_shape("mean_shift_backward", dim, half, points.device)
@@ -162,6 +168,7 @@ def _blurring(
             *u,
             v,
             largest,
+            excess,
             kappa,
             tiles.image,
             tiles.row,
@@ -222,7 +229,7 @@ def _rows_and_columns(
     constants = pair_constants(dim, shape, half)
     tiles = row_tiles(point_offsets, num_points, shape.rows)
     splits = num_splits(tiles.count, partners, source_offsets, shape)
-    inputs = (*x, *y, log_weight, *slopes)
+    inputs = (*x, *y, _bias(log_weight, _lengths(partners, y)[1], kappa), *slopes)
     row_sum = h.new_empty(splits, num_points, dim)
     slope_sum, nearest, level, density = _buffers(4, h, splits, num_points)
     launch(
@@ -306,11 +313,43 @@ def _scaled_slopes(
     return rows, (rows.rounded() * mean).sum(1), scale
 
 
-def _largest_cosine(x: Operands, offsets: Tensor) -> Tensor:
-    """|x_i| max_j |x_j| `[N]`, which no cosine of row i exceeds, whatever rounding did to lengths and sums."""
-    length = x.rounded().norm(dim=1)
-    longest, image = image_maximum(length, offsets)
-    return length * longest[image] * _ROUNDING
+def _lengths(rows: Tensor, operand: Operands) -> tuple[Tensor, Tensor | None]:
+    """Squared lengths `[N]` of the rows that the operands stand for, and half of what rounding added to them.
+
+    exp(kappa x_i.y_j) of rounded rows is off by the rounding of their lengths too, which kappa magnifies. Cosines are
+    therefore x_i.y_j - excess_i - excess_j, in which lengths are the rows' own. A unit row that came rounded to a half
+    type is a unit row. float32-grade operands have no excess: theirs is below the rounding of the correction.
+    """
+    squared = operand.rounded().square().sum(1)
+    if operand.low is not None:
+        return squared, None
+    exact = rows.square().sum(1)
+    exact = torch.where((exact - 1.0).abs() < _HALF_ROUNDING, 1.0, exact)
+    return squared, (squared - exact) / 2.0
+
+
+def _bias(log_weight: Tensor | None, excess: Tensor | None, kappa: Tensor) -> Tensor | None:
+    """What sources add to their exponents `[T]`: log masses, and the excess of their lengths; None for nothing."""
+    if excess is None:
+        return log_weight
+    correction = -(kappa * excess).clamp(-LARGEST_FLOAT.value, LARGEST_FLOAT.value)
+    return correction if log_weight is None else log_weight + correction
+
+
+def _largest_cosine(
+    squared: Tensor, excess: Tensor | None, offsets: Tensor, own: bool = True
+) -> tuple[Tensor, Tensor]:
+    """A bound of x_i.x_j - excess_j for each row i `[N]`, and the image of each row.
+
+    `own`: from the row's own length and the longest, so that its own cosine nearly reaches it, and 0 for a zero row;
+    else from the longest alone.
+    """
+    exact = squared if excess is None else squared - 2.0 * excess
+    longest, image = image_maximum(exact, offsets)
+    bound = longest[image] * _ROUNDING
+    if own:
+        bound = torch.where(squared == 0, 0.0, (exact + bound) / 2.0)
+    return bound if excess is None else bound + excess, image
 
 
 def _log2_concentration(kappa: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ def forward_tile(
     x_low,
     sources,
     sources_low,
+    excess,
     log_weight,
     kappa,
     start,
@@ -55,6 +56,9 @@ def forward_tile(
     zero = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     cosine = rows_times_rows(x, x_low, y, y_low, zero, SPLIT)  # [BLOCK_M, BLOCK_N]
     if FIXED_SHIFT:
+        if excess is not None:  # a zero row, nearest 0, is at right angles to rows of every length
+            own = tl.where(nearest == 0.0, 0.0, 1.0)
+            cosine -= own[:, None] * load_values(excess, columns, last, 0.0, MASKED)[None, :]
         weight = kernel_values(cosine, nearest[:, None], kappa, SPLIT)
         if MASKED:
             weight = tl.where((columns < last)[None, :], weight, 0.0)
@@ -85,6 +89,7 @@ def mean_shift_forward_kernel(
     sources,
     sources_low,
     largest_cosine,
+    excess,
     log_weight,
     kappa_pointer,
     tile_image,
@@ -112,8 +117,9 @@ def mean_shift_forward_kernel(
     Types     loads float16 (SPLIT: in two parts), accumulates and stores float32.
     Bits      one writer per row and split, columns in order: deterministic.
 
-    FIXED_SHIFT (blurring without masses): nearest_i = `largest_cosine`, a bound that its own cosine nearly reaches, and
-    level_i = 0 need no running maximum. Otherwise the largest exponent so far is kept; sums are rescaled when it grows.
+    FIXED_SHIFT (blurring without masses): nearest_i = `largest_cosine`, a bound of x_i.y_j - excess_j that its own
+    cosine nearly reaches, and level_i = 0 need no running maximum. Otherwise the largest exponent so far is kept; sums
+    are rescaled when it grows. float32-grade operands have no `excess`.
     """
     tile = tl.program_id(0)
     split = tl.program_id(1)
@@ -149,6 +155,7 @@ def mean_shift_forward_kernel(
                 x_low,
                 sources,
                 sources_low,
+                excess,
                 log_weight,
                 kappa,
                 start,
@@ -171,6 +178,7 @@ def mean_shift_forward_kernel(
             x_low,
             sources,
             sources_low,
+            excess,
             log_weight,
             kappa,
             start,

@@ -33,6 +33,7 @@ def blurring_tile(
     u_i_low,
     v_i,
     largest,
+    excess,
     points,
     points_low,
     slope_rows,
@@ -57,17 +58,20 @@ def blurring_tile(
     u_j = load_rows(slope_rows, columns, last, D, BLOCK_D, MASKED)
     u_j_low = load_rows(slope_rows_low, columns, last, D, BLOCK_D, MASKED)
     v_j = load_values(slope_shift, columns, last, 0.0, MASKED)
-    cosine = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    zero = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    cosine = zero
+    if excess is not None:  # a sum begun with it takes fewer registers than a difference
+        cosine -= load_values(excess, columns, last, 0.0, MASKED)[None, :]
     cosine = rows_times_rows(x_i, x_i_low, x_j, x_j_low, cosine, SPLIT)  # [BLOCK_M, BLOCK_N]
-    kernel = kernel_values(cosine, largest, kappa, SPLIT)
+    kernel = kernel_values(cosine, largest[:, None], kappa, SPLIT)
     if MASKED:
         kernel = tl.where((columns < last)[None, :], kernel, 0.0)
-    shift = v_i[:, None] + v_j[None, :]
-    slope = tl.zeros([BLOCK_M, BLOCK_N], tl.float32) if SPLIT else -shift
+    shift = -v_i[:, None] - v_j[None, :]
+    slope = zero if SPLIT else shift
     slope = rows_times_rows(u_i, u_i_low, x_j, x_j_low, slope, SPLIT)
     slope = rows_times_rows(x_i, x_i_low, u_j, u_j_low, slope, SPLIT)
     if SPLIT:  # near sums before their difference: its rounding is what kappa multiplies
-        slope -= shift
+        slope += shift
     slope = kernel * slope
     sum_points = weights_times_rows(slope, x_j, x_j_low, sum_points, SPLIT)
     return sum_points, weights_times_rows(kernel, u_j, u_j_low, sum_slopes, SPLIT)
@@ -83,6 +87,7 @@ def blurring_backward_kernel(
     slope_rows_low,
     slope_shift,
     largest_cosine,
+    excess,
     kappa_pointer,
     tile_image,
     tile_row,
@@ -99,8 +104,9 @@ def blurring_backward_kernel(
 ):
     """(5) and (6) together, for points that are their own sources and have no masses.
 
-    With K_ij = exp(kappa (x_i.x_j - largest)), P_ij = K_ij f_i, u_i = f_i h_i (`slope_rows`), v_i = f_i e_i
-    (`slope_shift`), and `largest` the image's largest squared length:
+    With K_ij = exp(kappa (x_i.x_j - excess_j - largest_i)), P_ij = K_ij f_i, u_i = f_i h_i (`slope_rows`),
+    v_i = f_i e_i (`slope_shift`), and `largest_cosine` the image's largest squared length plus excess_i, so that K is
+    symmetric; float32-grade operands have no `excess`:
     Computes  sum_j T_ij x_j  and  sum_j K_ij u_j  with  T_ij = S_ij + S_ji = K_ij (u_i.x_j + x_i.u_j - v_i - v_j), both
               times 2^SCALE_EXPONENT.
     Owns      BLOCK_M rows of one image; program (row tile, split). One exponential per pair serves both directions.
@@ -121,7 +127,7 @@ def blurring_backward_kernel(
     u_i = load_rows(slope_rows, rows, row_end, D, BLOCK_D)
     u_i_low = load_rows(slope_rows_low, rows, row_end, D, BLOCK_D)
     v_i = tl.load(slope_shift + rows, mask=rows < row_end, other=0.0)
-    largest = tl.load(largest_cosine + image)
+    largest = tl.load(largest_cosine + rows, mask=rows < row_end, other=0.0)
     kappa = log2_concentration(kappa_pointer)
     sum_points = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     sum_slopes = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
@@ -136,6 +142,7 @@ def blurring_backward_kernel(
                 u_i_low,
                 v_i,
                 largest,
+                excess,
                 points,
                 points_low,
                 slope_rows,
@@ -161,6 +168,7 @@ def blurring_backward_kernel(
             u_i_low,
             v_i,
             largest,
+            excess,
             points,
             points_low,
             slope_rows,

@@ -1,0 +1,74 @@
+"""Seeds and modes in plain PyTorch on every device: farthest points, and for each point the nearest of some rows.
+
+Both are products of all points with few rows, which PyTorch's own matrix products do well: no backend has a kernel of
+its own. Rows are unit vectors; cosines alone are compared.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rpe_ops.backends.images import accumulation_dtype, image_slices, row_and_column_bands
+from rpe_ops.backends.rows import cosine_rounding
+
+FARTHEST = -1
+
+
+def farthest_points(
+    points: Tensor, offsets: Tensor, num_seeds: int, first: Tensor, points_per_image: int
+) -> Tensor:
+    """Row numbers `[B, num_seeds]` within each image, of packed `points [T, D]` with `offsets [B+1]`.
+
+    Args:
+        first: `[B]` the first seed of each image, `FARTHEST` for the point farthest from the image's mean direction.
+        points_per_image: N where every image has as many, else 0. Images without points get zeros.
+    """
+    if points_per_image:
+        return _farthest(points.unflatten(0, (-1, points_per_image)), num_seeds, first)
+    index = first.new_zeros(first.shape[0], num_seeds)
+    for image, rows in enumerate(image_slices(offsets)):
+        if rows.stop > rows.start:
+            index[image] = _farthest(points[None, rows], num_seeds, first[image : image + 1])[0]
+    return index
+
+
+def _farthest(points: Tensor, num_seeds: int, first: Tensor) -> Tensor:
+    """`farthest_points` of images of one size, `points [B, N, D]`; nothing waits for the device."""
+    # the cosine to the nearest seed so far; points that may not be chosen (any more) are at infinity
+    nearest = torch.where(torch.isfinite(points).all(2), -torch.inf, torch.inf).to(points.dtype)
+    start = torch.where(first == FARTHEST, _farthest_from_mean(points, nearest), first)
+    covered = 1.0 - cosine_rounding(points)
+    index = start
+    chosen = [start]
+    for _ in range(num_seeds - 1):
+        seed = points.gather(1, index[:, None, None].expand(-1, 1, points.shape[2]))
+        torch.fmax(nearest, (points @ seed.transpose(1, 2))[:, :, 0], out=nearest)
+        nearest.scatter_(1, index[:, None], torch.inf)
+        smallest, index = nearest.min(1)
+        index = torch.where(smallest < covered, index, start)
+        chosen.append(index)
+    return torch.stack(chosen, 1)
+
+
+def _farthest_from_mean(points: Tensor, excluded: Tensor) -> Tensor:
+    """The point `[B]` whose cosine with the sum of its image's points `[B, N, D]` is smallest; `excluded [B, N]` is
+    infinity where a point does not count, else minus infinity."""
+    left_out = excluded > 0
+    # only a CPU is asked whether there is any, elsewhere that would wait for the device
+    none = points.device.type == "cpu" and not bool(left_out.any())
+    rows = points if none else points.masked_fill(left_out[:, :, None], 0.0)
+    mean = rows.sum(1, keepdim=True, dtype=accumulation_dtype(points.device)).to(points.dtype)
+    return torch.fmax((rows @ mean.transpose(1, 2))[:, :, 0], excluded).argmin(1)
+
+
+def nearest_rows(points: Tensor, rows: Tensor, point_offsets: Tensor, row_offsets: Tensor) -> Tensor:
+    """For each of the packed `points [T, D]` the number `[T]`, within its image, of the nearest of the packed
+    `rows [M, D]` of that image; -1 where there is none. Of equally near ones the first; NaN is near nothing."""
+    nearest = torch.full((points.shape[0],), -1, dtype=torch.int64, device=points.device)
+    for band, columns in row_and_column_bands(points, point_offsets, row_offsets):
+        if columns.stop > columns.start:
+            cosine = points[band] @ rows[columns].T
+            largest, index = torch.where(cosine.isnan(), -torch.inf, cosine).max(1)
+            nearest[band] = torch.where(largest == -torch.inf, -1, index)
+    return nearest

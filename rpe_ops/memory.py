@@ -1,0 +1,180 @@
+"""How much memory a call needs: a calculator for the backends whose peak is measured, `python -m rpe_ops.memory`.
+
+Counts what PyTorch allocates above the inputs at the worst moment: rows of the computing dtype, a few numbers a point,
+and the bands of the backend `torch`. The counts are a table; `tests/test_memory_estimate.py` holds it against the peak
+that PyTorch's profiler sees. It knows nothing of the operators and allocates nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import NamedTuple
+
+# Bytes of an element: of the input, and of the rows that are computed with.
+ITEMSIZE = {"float16": (2, 4), "bfloat16": (2, 4), "float32": (4, 4), "float64": (8, 8)}
+BACKENDS = ("cpu", "torch")
+
+
+class Cost(NamedTuple):
+    """Peak of one operator in one backend, above its inputs: that of two moments which needs more."""
+
+    rows: int
+    """Tensors [N, D] of the computing dtype that live at once where all rows are prepared or finished."""
+    rows_per_step: int
+    """As many more for every mean-shift step, kept for the gradient."""
+    rows_from_half: int
+    """As many more where the embedding has a half type."""
+    numbers: int
+    """Bytes of a point beside its rows: indices, weights, densities."""
+    rows_beside_bands: int = 0
+    """Tensors [N, D] beside the bands of pairs (backend `torch`)."""
+    bands: float = 0.0
+    """Bands of at most 2^20 pairs that live at once (backend `torch` on a CPU)."""
+
+
+# (operator, a gradient is needed) -> costs of the backends in the order of BACKENDS.
+COSTS = {
+    ("pairwise_loss", False): (Cost(6, 0, 1, 32), Cost(7, 0, 1, 32, 3, 3.3)),
+    ("pairwise_loss", True): (Cost(8, 0, 1, 48), Cost(9, 0, 1, 48, 6, 3.3)),
+    ("mean_shift", False): (Cost(7, 0, 0, 32), Cost(9, 0, 0, 32, 3, 3)),
+    ("mean_shift", True): (Cost(11, 2, 0, 128), Cost(9, 2, 0, 128, 9, 5)),
+    ("connected_components", False): (Cost(4, 0, 1, 16), Cost(4, 0, 1, 24, 1, 3.5)),
+}
+# What mean_shift holds of the fixed points when seeds move instead.
+SEEDED_COSTS = {
+    False: (Cost(4, 0, 1, 16), Cost(4, 0, 1, 16, 1, 3)),
+    True: (Cost(8, 0, 0, 32), Cost(8, 0, 0, 32, 5, 5)),
+}
+OPERATORS = tuple(dict.fromkeys(operator for operator, _ in COSTS))
+PAIRS_OF_A_BAND = 1 << 20
+# Scratch space of the kernels' threads.
+SCRATCH = 1 << 18
+
+
+def peak_bytes(
+    operator: str,
+    num_points: int,
+    dim: int,
+    *,
+    dtype: str = "float32",
+    backend: str = "cpu",
+    gradient: bool = False,
+    num_steps: int = 1,
+    num_seeds: int | None = None,
+) -> int:
+    """Bytes that a call allocates above its inputs at its peak, results included.
+
+    Args:
+        operator: `"pairwise_loss"`, `"mean_shift"` or `"connected_components"`.
+        num_points: N, of all images of the batch together.
+        dim: D.
+        dtype: of the embedding: `"float16"`, `"bfloat16"`, `"float32"` or `"float64"`.
+        backend: `"cpu"`, or `"torch"` on a CPU.
+        gradient: the embedding requires grad, and `backward` runs.
+        num_steps: of `mean_shift`.
+        num_seeds: of `mean_shift` where seeds move: M, of all images together.
+
+    Returns:
+        An upper estimate, at most half too large for N from some thousands on. A process's resident memory may grow by
+        up to about twice that, because the C library keeps freed blocks.
+
+    Raises:
+        ValueError: a name is not known, or a gradient is asked for where there is none.
+
+    Example:
+        >>> from rpe_ops.memory import peak_bytes
+        >>> peak_bytes("pairwise_loss", 512 * 512, 16, gradient=True) >> 20  # MiB; one N x N matrix takes 262,144
+        140
+    """
+    for name, value, known in (
+        ("operator", operator, OPERATORS),
+        ("dtype", dtype, ITEMSIZE),
+        ("backend", backend, BACKENDS),
+    ):
+        if value not in known:
+            raise ValueError(f"peak_bytes: {name} must be one of {', '.join(known)}; got {value!r}")
+    if (operator, gradient) not in COSTS:
+        raise ValueError(f"peak_bytes: {operator} has no gradient; leave gradient=False")
+    which = BACKENDS.index(backend)
+    own, itemsize = ITEMSIZE[dtype]
+    cost = COSTS[operator, gradient][which]
+    moving, fixed = num_points, Cost(0, 0, 0, 0)
+    if num_seeds is not None:
+        moving, fixed = num_seeds, SEEDED_COSTS[gradient][which]
+    per_step = cost.rows_per_step * num_steps
+    half = own < itemsize
+
+    def at(rows: int, fixed_rows: int) -> int:
+        """Bytes with that many tensors [N, D] of the points that move and of those that do not."""
+        moving_bytes = moving * (
+            (rows + per_step + cost.rows_from_half * half) * itemsize * dim + cost.numbers
+        )
+        fixed_rows += fixed.rows_from_half * half
+        return moving_bytes + (
+            num_points * (fixed_rows * itemsize * dim + fixed.numbers) if fixed.rows else 0
+        )
+
+    bands = fixed.bands if fixed.rows else cost.bands
+    in_bands = int(bands * min(moving * num_points, PAIRS_OF_A_BAND) * itemsize)
+    return SCRATCH + max(
+        at(cost.rows, fixed.rows), at(cost.rows_beside_bands, fixed.rows_beside_bands) + in_bands
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m rpe_ops.memory", description="Peak memory of the operators above their inputs."
+    )
+    parser.add_argument(
+        "--points", type=int, default=512 * 512, help="N, of all images of the batch together"
+    )
+    parser.add_argument("--dim", type=int, default=16, help="D")
+    parser.add_argument("--dtype", default="float32", choices=ITEMSIZE)
+    parser.add_argument("--backend", default="cpu", choices=BACKENDS)
+    parser.add_argument("--steps", type=int, default=5, help="mean-shift steps")
+    parser.add_argument("--seeds", type=int, default=100, help="mean-shift seeds, of all images together")
+    chosen = parser.parse_args(arguments)
+    print(table(chosen.points, chosen.dim, chosen.dtype, chosen.backend, chosen.steps, chosen.seeds))
+
+
+def table(num_points: int, dim: int, dtype: str, backend: str, num_steps: int, num_seeds: int) -> str:
+    """A Markdown table of MiB and bytes a point, with the N x N matrix that is not there as the last line."""
+    own = ITEMSIZE[dtype][0]
+    lines = [
+        f"N = {num_points:,}, D = {dim}, {dtype}, backend {backend}",
+        "",
+        "| operation | MiB above the inputs | bytes a point |",
+        "|---|--:|--:|",
+    ]
+    seeded = f"mean_shift, {num_steps} steps, {num_seeds} seeds"
+    cases: list[tuple[str, str, bool, int | None]] = [
+        ("pairwise_loss", "pairwise_loss", False, None),
+        ("pairwise_loss with gradient", "pairwise_loss", True, None),
+        (f"mean_shift, {num_steps} steps", "mean_shift", False, None),
+        (f"mean_shift, {num_steps} steps, with gradient", "mean_shift", True, None),
+        (seeded, "mean_shift", False, num_seeds),
+        (f"{seeded}, with gradient", "mean_shift", True, num_seeds),
+        ("connected_components", "connected_components", False, None),
+    ]
+    for label, operator, gradient, seeds in cases:
+        size = peak_bytes(
+            operator,
+            num_points,
+            dim,
+            dtype=dtype,
+            backend=backend,
+            gradient=gradient,
+            num_steps=num_steps,
+            num_seeds=seeds,
+        )
+        lines.append(f"| {label} | {size / 2**20:,.1f} | {size / max(num_points, 1):,.0f} |")
+    matrix = num_points**2 * ITEMSIZE[dtype][1]
+    lines.append(
+        f"| for comparison: the embedding itself | {num_points * dim * own / 2**20:,.1f} | {own * dim:,} |"
+    )
+    lines.append(f"| for comparison: one N x N matrix | {matrix / 2**20:,.1f} | {num_points * 4:,} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
