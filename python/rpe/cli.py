@@ -149,6 +149,21 @@ def info() -> None:
     print_info(_console())
 
 
+@app.command
+def export(checkpoint: Path, file: Path, /) -> None:
+    """Write the network alone as a torch.export program (.pt2): images in, feature maps out, any batch and size.
+
+    Parameters
+    ----------
+    checkpoint: model.pt or checkpoint.pt of a run.
+    file: what is written.
+    """
+    from .predict import load
+    from .program import write_network
+
+    write_network(load(checkpoint, device="cpu").model, file)
+
+
 experiment = App(name="experiment", help="Small experiments, each with a figure and a JSON.")
 app.command(experiment)
 

@@ -129,6 +129,8 @@ class DecodeConfig:
     """What becomes 0: the foreground head's choice, the largest cluster, or nothing."""
     foreground_threshold: float = 0.5
     """Probability above which a pixel belongs to an object."""
+    core_threshold: float = 0.0
+    """Where higher than that: probability above which cells are grouped; objects then grow over the other pixels."""
     num_steps: int | None = None
     """Mean-shift steps; by default grouping.num_steps."""
     threshold: float = 0.9

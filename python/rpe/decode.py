@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from skimage.measure import label as planar_components
-from skimage.segmentation import expand_labels
+from skimage.segmentation import expand_labels, watershed
 from torch import Tensor
 
 import rpe_ops
@@ -25,6 +25,8 @@ from .windows import Packed, pack
 
 _REPAIR_DISTANCE = 3
 """Pixels over which a removed fragment's place is given to the object beside it."""
+_CORE_SHARE = 0.25
+"""Cores below this share of the smallest object's pixels are no objects."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,13 +61,15 @@ def decode(
     """
     stride = -(-size[0] // embedding.shape[1])
     probability = foreground_probability(foreground, size, config).to(embedding.device)
-    mask = probability > config.foreground_threshold  # [H, W]
+    mask = probability > max(config.foreground_threshold, config.core_threshold)  # [H, W]
     cells = _covering(mask, stride)  # [h, w]
     clusters = _cluster(embedding, cells, grouping, config)  # [h, w], 0 = none
     labels = clusters.repeat_interleave(stride, 0).repeat_interleave(stride, 1)[: size[0], : size[1]]
     pixels = torch.where(mask, labels, 0).cpu().numpy()
     if config.background == "largest" and pixels.any():
         pixels = np.where(pixels == np.bincount(pixels[pixels > 0]).argmax(), 0, pixels)
+    if config.background == "head" and config.core_threshold > config.foreground_threshold:
+        pixels = _grow(pixels, probability.cpu().numpy(), config)
     objects = _clean(pixels, config)
     scores = object_scores(objects, embedding, probability, stride)
     return Segmentation(objects.astype(np.int32), scores)
@@ -159,6 +163,23 @@ def _covering(mask: Tensor, stride: int) -> Tensor:
     height, width = mask.shape
     padded = F.pad(mask[None, None].float(), (0, -width % stride, 0, -height % stride))
     return F.max_pool2d(padded, stride)[0, 0] > 0
+
+
+def _grow(
+    cores: NDArray[np.integer], probability: NDArray[np.floating], config: DecodeConfig
+) -> NDArray[np.integer]:
+    """Objects `[H, W]` from their cores: each grows, in the order of falling probability, over the foreground. A part
+    of the foreground without any core is an object of its own."""
+    if config.connected:
+        cores = planar_components(cores, background=0, connectivity=1)
+    size = np.bincount(cores.reshape(-1))
+    cores = np.where(size[cores] >= config.min_size * _CORE_SHARE, cores, 0)
+    foreground = probability > config.foreground_threshold
+    parts = planar_components(foreground, connectivity=1)
+    alone = np.ones(parts.max() + 1, dtype=bool)
+    alone[np.append(np.unique(parts[cores > 0]), 0)] = False
+    markers = np.where(alone[parts], parts + cores.max(), cores)
+    return np.asarray(watershed(-probability, markers, mask=foreground))
 
 
 def _clean(pixels: NDArray[np.integer], config: DecodeConfig) -> NDArray[np.integer]:

@@ -40,6 +40,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "objective.semantic_weight": (0, math.inf),
     "objective.boundary_weight": (0, math.inf),
     "decode.foreground_threshold": (0, 1),
+    "decode.core_threshold": (0, 1),
     "decode.num_steps": (0, math.inf),
     "decode.threshold": (0, 1),
     "decode.window": (0, math.inf),

@@ -48,6 +48,27 @@ def test_mean_shift_joins_what_noise_tears_apart() -> None:
     assert same_partition(whole.labels, label)
 
 
+def test_objects_grow_from_their_cores() -> None:
+    """A bridge of uncertain pixels joins two objects that look alike; an uncertain object has no core at all."""
+    label = np.zeros((24, 30), dtype=np.int64)
+    label[3:13, 2:14], label[3:13, 14:26], label[16:22, 4:12] = 1, 2, 3
+    logit = np.where(label > 0, 5.0, -5.0)
+    logit[3:13, 12:16] = logit[16:22, 4:12] = 1.0  # probability 0.73
+    embedding = torch.eye(4)[0][:, None, None].expand(4, 24, 30)
+    foreground = torch.from_numpy(logit).float()[None]
+    found = {}
+    for core in (0.0, 0.9):
+        rules = DecodeConfig(core_threshold=core)
+        found[core] = decode(embedding, foreground, label.shape, RecurrentGrouping(0), rules).labels
+    assert found[0.0].max() == 2 and same_partition(found[0.9], label)
+    nothing = decode(
+        embedding, foreground - 20, label.shape, RecurrentGrouping(0), DecodeConfig(core_threshold=0.9)
+    )
+    assert not nothing.labels.any()
+    whole = DecodeConfig(core_threshold=0.9, background="none")
+    assert (decode(embedding, foreground, label.shape, RecurrentGrouping(0), whole).labels == 1).all()
+
+
 def test_without_the_planar_cut_equal_objects_are_one() -> None:
     embedding, foreground, label = toy()
     result = decode(embedding, foreground, label.shape, RecurrentGrouping(1), DecodeConfig(connected=False))

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 import rpe_ops
 from rpe.config import ObjectiveConfig
 from rpe.grouping import RecurrentGrouping
+from rpe.losses import foreground_loss
 from rpe.model import Output
-from rpe.objective import Objective, foreground_loss
+from rpe.objective import Objective
 from rpe.sampling import sample_balanced
 from rpe.windows import pack
 

@@ -8,11 +8,11 @@ run that was killed goes on where it was, and finished ones are not repeated.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,11 +34,14 @@ KINDS = {"embedding": TrainingStep, "three classes": ThreeClassStep}
 _TUNING_IMAGES = 24
 """Training images, evenly spread, that thresholds are chosen on."""
 _FOREGROUND = (0.5, 0.6, 0.7)
-_THRESHOLDS = (0.8, 0.9, 0.95)
+_CORE = (0.9, 0.95)
+_THRESHOLDS = (0.9, 0.95)
 _INSIDE = (0.4, 0.5, 0.6, 0.7)
 
-Segment = Callable[[Tensor], dict[Any, NDArray[np.int32]]]
-"""An image `[3, H, W]` to a label map for each choice of thresholds."""
+Choice: TypeAlias = tuple[float, ...]
+"""Thresholds of a decoder; both choose among twelve."""
+Segment: TypeAlias = Callable[[Tensor, Sequence[Choice]], list[NDArray[np.int32]]]
+"""An image `[3, H, W]` to a label map for each choice."""
 
 
 def base_config(options: Peer) -> Config:
@@ -82,66 +85,68 @@ def _one(config: Config, kind: str) -> dict[str, Any]:
     model = train(config, resume=True, build=KINDS[kind])
     if path.exists():
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    segment = _embedding(model) if kind == "embedding" else _three_classes(model)
+    segment, choices = _embedding(model) if kind == "embedding" else _three_classes(model)
     images = open_dataset(config.data.root, config.data.train_split or None)
     places = np.linspace(0, len(images) - 1, min(_TUNING_IMAGES, len(images))).astype(int)
-    tuned = _precision(segment, images, places.tolist())
-    best = max(tuned, key=lambda choice: float(tuned[choice][0]))
+    tuned = _precision(segment, choices, images, places.tolist())
+    best = max(choices, key=lambda choice: float(tuned[choice][0]))
     test = open_dataset(config.data.root, config.data.test_split or None)
-    tested = _precision(segment, test, list(range(len(test))))
-    ap = tested[best]
+    ap = _precision(segment, [best], test, list(range(len(test))))[best]
     result = {
         "thresholds": list(best),
         "ap50_training": float(tuned[best][0]),
         "ap50": float(ap[0]),
         "ap_mean": float(ap.mean()),
         "ap": {f"{threshold:.2f}": float(value) for threshold, value in zip(IOU_THRESHOLDS, ap, strict=True)},
-        "ap50_of_all_thresholds": {str(choice): float(values[0]) for choice, values in tested.items()},
     }
     path.write_text(json.dumps(result, indent=1), encoding="utf-8")
     return result
 
 
-def _precision(segment: Segment, images: Dataset, places: list[int]) -> dict[Any, NDArray[np.float64]]:
-    """`[10]` mean AP at each IoU threshold, for each choice of decoding thresholds."""
-    total: dict[Any, NDArray[np.float64]] = {}
+def _precision(
+    segment: Segment, choices: Sequence[Choice], images: Dataset, places: list[int]
+) -> dict[Choice, NDArray[np.float64]]:
+    """`[10]` mean AP at each IoU threshold, for each choice."""
+    total = {choice: np.zeros(len(IOU_THRESHOLDS)) for choice in choices}
     for place in places:
         sample = images[place]
-        for choice, labels in segment(sample.image).items():
+        for choice, labels in zip(choices, segment(sample.image, choices), strict=True):
             ap = label_map_ap(labels, sample.label, has_background=images.has_background)
-            total[choice] = total.get(choice, 0.0) + ap / len(places)
+            total[choice] += ap / len(places)
     return total
 
 
-def _embedding(model: Path) -> Segment:
-    """The embedding's label maps for (foreground threshold, similarity threshold)."""
+def _embedding(model: Path) -> tuple[Segment, list[Choice]]:
+    """The embedding's label maps for (foreground, core and similarity threshold)."""
     predictor = load(model, device="cpu")
 
-    def segment(image: Tensor) -> dict[Any, NDArray[np.int32]]:
+    def segment(image: Tensor, choices: Sequence[Choice]) -> list[NDArray[np.int32]]:
         output = predictor.embed(image)
         size = (image.shape[1], image.shape[2])
-        found = {}
-        for foreground, threshold in product(_FOREGROUND, _THRESHOLDS):
-            rules = replace(predictor.config.decode, foreground_threshold=foreground, threshold=threshold)
-            found[foreground, threshold] = predictor.decode(output, size, rules).labels
-        return found
+        rules = [
+            replace(
+                predictor.config.decode,
+                foreground_threshold=foreground,
+                core_threshold=core,
+                threshold=threshold,
+            )
+            for foreground, core, threshold in choices
+        ]
+        return [predictor.decode(output, size, rule).labels for rule in rules]
 
-    return segment
+    return segment, list(product(_FOREGROUND, _CORE, _THRESHOLDS))
 
 
-def _three_classes(model: Path) -> Segment:
+def _three_classes(model: Path) -> tuple[Segment, list[Choice]]:
     """The peer's label maps for (foreground threshold, inside threshold)."""
     predictor = ThreeClassPredictor(model)
     min_size = predictor.config.decode.min_size
 
-    def segment(image: Tensor) -> dict[Any, NDArray[np.int32]]:
+    def segment(image: Tensor, choices: Sequence[Choice]) -> list[NDArray[np.int32]]:
         probability = predictor.probabilities(image)
-        return {
-            (foreground, inside): decode(probability, Rules(inside, foreground, min_size))
-            for foreground, inside in product(_FOREGROUND, _INSIDE)
-        }
+        return [decode(probability, Rules(inside, foreground, min_size)) for foreground, inside in choices]
 
-    return segment
+    return segment, list(product(_FOREGROUND, _INSIDE))
 
 
 def _finding(results: dict[str, list[dict[str, Any]]], config: dict[str, Any]) -> Finding:

@@ -15,11 +15,11 @@ class Margin:
 
     dims: tuple[int, ...] = (2, 3, 4, 8)
     """Embedding dimensions."""
-    instances: tuple[int, ...] = (2, 3, 4, 6, 8, 12, 16)
+    instances: tuple[int, ...] = (2, 3, 4, 6, 8, 12)
     """Numbers of instances."""
-    restarts: int = 32
+    restarts: int = 8
     """Random starts per case; the best one counts."""
-    steps: int = 3000
+    steps: int = 400
     """Optimiser steps from each start."""
     seed: int = 0
     """Of the starts."""
@@ -47,11 +47,11 @@ class Gradient:
 
     points: int = 300
     """Points of each of the three clusters."""
-    spread: float = 0.45
+    spread: float = 0.35
     """Standard deviation of a cluster's angle, in radians."""
     steps: int = 5
     """Loops T."""
-    kappa: float = 20.0
+    kappa: float = 10.0
     """Concentration."""
     margin: float = 0.5
     """Margin of the loss."""
@@ -116,6 +116,12 @@ class Peer:
 
 
 EXPERIMENTS: dict[str, type] = {
+    "margin": Margin,
+    "size": Size,
+    "gradient": Gradient,
+    "steps": Steps,
+    "bandwidth": Bandwidth,
+    "position": Position,
     "peer": Peer,
 }
 """Name of an experiment, its file here, and the class of its options."""
