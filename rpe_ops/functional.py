@@ -278,8 +278,7 @@ def connected_components(
     Args:
         embedding: `[N, D]` one image, `[B, N, D]` a batch, or `[T, D]` packed with `offsets`; any floating dtype.
         threshold: similarity in [0, 1]. After converged mean shift, (1 + margin) / 2 separates the modes. At 1 only
-            rows are joined that rounding cannot tell apart, and equal rows always (but for zero rows, which have s = 1/2
-            with everything).
+            rows are joined that rounding cannot tell apart, and equal ones always (not zero rows, which have s = 1/2).
         offsets: `[B+1]` integer row offsets of a packed ragged batch. Images are never mixed.
         normalize: divide each row by its length first. False: rows are taken as unit vectors.
         backend: `"auto"`, `"reference"`, `"torch"`, `"cpu"`, `"triton"` or `"cuda"`.
