@@ -15,7 +15,7 @@ from rpe_ops import dispatch, validate
 from rpe_ops.autograd.connected_components import connected_components as connected_components_op
 from rpe_ops.autograd.mean_shift import mean_shift_step
 from rpe_ops.autograd.pairwise_loss import image_losses
-from rpe_ops.backends.rows import unit_rows
+from rpe_ops.backends.rows import cosine_rounding, unit_rows
 from rpe_ops.backends.spatial_order import spatial_order
 from rpe_ops.instances import SortedInstances, image_sums, instance_weights, sort_instances
 from rpe_ops.packing import compute_dtype, layout_of, packed
@@ -223,6 +223,8 @@ def mean_shift(
     validate.optional_seeds(function, seeds, embedding, seed_offsets)
     validate.concentration(function, kappa, bandwidth, compute_dtype(embedding.dtype))
     validate.scalar(function, "eta", eta, lowest=0.0, dtype=compute_dtype(embedding.dtype))
+    for name, value in (("kappa", kappa), ("bandwidth", bandwidth), ("eta", eta)):
+        validate.stays_in_capture(function, name, value, embedding)
     num_steps = validate.step_count(function, num_steps)
     validate.tolerance(function, tol)
     if weight is not None:
@@ -308,7 +310,8 @@ def connected_components(
 
     Args:
         embedding: `[N, D]` one image, `[B, N, D]` a batch, or `[T, D]` packed with `offsets`; any floating dtype.
-        threshold: similarity in [0, 1]. After converged mean shift, (1 + margin) / 2 separates the modes.
+        threshold: similarity in [0, 1]. After converged mean shift, (1 + margin) / 2 separates the modes. At 1 only
+            rows are joined that rounding cannot tell apart, and equal ones always (not zero rows, which have s = 1/2).
         offsets: `[B+1]` integer row offsets of a packed ragged batch. Images are never mixed.
         normalize: divide each row by its length first. False: rows are taken as unit vectors.
         backend: `"auto"`, `"reference"`, `"torch"`, `"cpu"`, `"triton"` or `"cuda"`.
@@ -339,5 +342,7 @@ def connected_components(
         layout = layout_of(embedding, offsets)
         rows = packed(embedding.detach())
         points = unit_rows(rows) if normalize else rows
-        labels: Tensor = connected_components_op(points, layout.offsets, threshold, resolved)
+        # equal rows are joined at a threshold of 1 too, whatever their product rounds to
+        attainable = min(threshold, 1.0 - cosine_rounding(points) / 2.0) if normalize else threshold
+        labels: Tensor = connected_components_op(points, layout.offsets, attainable, resolved)
         return labels.reshape(embedding.shape[:-1])
