@@ -41,8 +41,31 @@ def available_backends(device: torch.device | str | None = None) -> dict[str, st
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    device_type = torch.device(device).type
+    device_type = parsed_device("available_backends", device).type
     return {name: unavailable_reason(name, device_type) for name in BACKENDS}
+
+
+def parsed_device(function: str, device: torch.device | str) -> torch.device:
+    """A device given in any form. Raises ValueError where PyTorch knows none of that name."""
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{function}: device must be a torch.device or a name such as 'cpu' or 'cuda:0', got {device!r} ({reason})"
+        ) from None
+
+
+def usable_device(function: str, device: torch.device | str) -> torch.device:
+    """The same, and RuntimeError where it is a GPU that PyTorch does not see."""
+    parsed = parsed_device(function, device)
+    if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
+        seen = torch.cuda.device_count()
+        raise RuntimeError(
+            f"{function}: device {str(device)!r} cannot be used, PyTorch sees {seen or 'no'} GPU{'s' * (seen > 1)}; "
+            "use another device, or 'cpu'"
+        )
+    return parsed
 
 
 def resolve(function: str, backend: str, device_type: str, dtype: torch.dtype, dim: int) -> str:
@@ -60,9 +83,7 @@ def resolve(function: str, backend: str, device_type: str, dtype: torch.dtype, d
             if obstacle is None:
                 return name
             _warn_once(name, obstacle)
-    if backend not in BACKENDS:
-        names = ", ".join(repr(name) for name in ("auto", *BACKENDS))
-        raise ValueError(f"{function}: backend must be one of {names}, got {backend!r}; choose one of these")
+    check_name(function, backend)
     obstacle = _obstacle(backend, device_type) or _unsupported_reason(backend, dtype, dim)
     if obstacle is None:
         return backend
@@ -73,6 +94,13 @@ def resolve(function: str, backend: str, device_type: str, dtype: torch.dtype, d
         f"{function}: backend {backend!r} cannot run on {device_type} tensors: {obstacle}\n"
         f'Use backend="auto", or one that is available ({others})'
     )
+
+
+def check_name(function: str, backend: str) -> None:
+    """ValueError unless it is "auto" or the name of a backend."""
+    if backend != "auto" and backend not in BACKENDS:
+        names = ", ".join(repr(name) for name in ("auto", *BACKENDS))
+        raise ValueError(f"{function}: backend must be one of {names}, got {backend!r}; choose one of these")
 
 
 # torch.compile runs `resolve` while tracing, since a build cannot be traced. This is what

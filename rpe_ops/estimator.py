@@ -14,6 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from rpe_ops import dispatch
 from rpe_ops.autograd.seeding import nearest_rows
 from rpe_ops.backends.rows import unit_rows
 from rpe_ops.functional import connected_components, mean_shift
@@ -138,4 +139,4 @@ class MeanShift(ClusterMixin, BaseEstimator):
     def _points(self, X: ArrayLike, fitting: bool) -> Tensor:
         """`X`, checked, as a tensor on the device; float32 stays, everything else becomes float64."""
         rows = validate_data(self, X, reset=fitting, dtype=[np.float64, np.float32])
-        return torch.tensor(rows, device=self.device)
+        return torch.tensor(rows, device=dispatch.usable_device("MeanShift", self.device))

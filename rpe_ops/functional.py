@@ -6,6 +6,8 @@ gives the result its shape. Nothing pairwise happens here.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,8 @@ from rpe_ops import dispatch, validate
 from rpe_ops.autograd.connected_components import connected_components as connected_components_op
 from rpe_ops.autograd.mean_shift import mean_shift_step
 from rpe_ops.autograd.pairwise_loss import image_losses
-from rpe_ops.backends.rows import unit_rows
+from rpe_ops.backends.rows import cosine_rounding, unit_rows
+from rpe_ops.backends.spatial_order import spatial_order
 from rpe_ops.instances import SortedInstances, image_sums, instance_weights, sort_instances
 from rpe_ops.packing import compute_dtype, layout_of, packed
 
@@ -176,8 +179,7 @@ def mean_shift(
             these move and climb the density of the fixed `embedding`; gradients reach both.
         seed_offsets: `[B+1]` integer row offsets of packed seeds.
         weight: non-negative masses m_j of the embedding's points, shaped like it without D; may require grad.
-        tol: largest share of a point's kernel mass that a step may leave out. Every backend of this version computes
-            all pairs, which satisfies any tol; the value is checked and has no other effect yet.
+        tol: largest share of a point's kernel mass that a step may leave out, in [0, 1); 0 computes every pair.
         offsets: `[B+1]` integer row offsets of a packed ragged batch. Images are never mixed.
         normalize: divide each row by its length first (a zero row stays zero). False: rows are taken as unit vectors.
         return_trajectory: return the list of the `num_steps` results, one after each step.
@@ -193,6 +195,16 @@ def mean_shift(
         RuntimeError: the chosen backend cannot run here.
 
     Notes:
+        With tol > 0 the points are put in an order that makes tiles tight, tiles too far apart to matter are left out
+        (backend cpu), and runs of points that have collapsed are summed as one centroid (every backend but reference).
+        The guarantee: let d_i = sum_j m_j exp(kappa (x_i.x_j - 1)) and T the mass of the image. A tile is left out for
+        row i only if an upper bound of each of its kernel values is at most tol/2 L_i / T, L_i <= d_i a lower bound:
+        all that is left out weighs at most tol/2 d_i. A centroid changes a density by at most the share tol/2 (derived
+        in `backends/collapse.py`). The density falls by at most tol d_i, and dropping a share e of the weights of
+        unit vectors moves their mean by at most 2 e: |M_i' - M_i| <= 2 tol (1 + 1/kappa). What is left out is decided
+        from the points alone, in the backward as in the forward, and gradients are exact for what was computed; second
+        derivatives are those of the exact step. On a GPU the choice waits for the device, which a graph cannot capture.
+
         Finite for every kappa that float32 can hold. A point whose image has no mass stays where it is. Should the mean
         and the point cancel exactly, the row becomes zero and gets no gradient. Useful kappas: 100 and 25 (the
         authors), 20 (robotics), `rpe_ops.kappa_from_margin(margin)`.
@@ -211,6 +223,8 @@ def mean_shift(
     validate.optional_seeds(function, seeds, embedding, seed_offsets)
     validate.concentration(function, kappa, bandwidth, compute_dtype(embedding.dtype))
     validate.scalar(function, "eta", eta, lowest=0.0, dtype=compute_dtype(embedding.dtype))
+    for name, value in (("kappa", kappa), ("bandwidth", bandwidth), ("eta", eta)):
+        validate.stays_in_capture(function, name, value, embedding)
     num_steps = validate.step_count(function, num_steps)
     validate.tolerance(function, tol)
     if weight is not None:
@@ -237,7 +251,18 @@ def mean_shift(
         )
         step_size = _scalar(eta, points)
         trajectory = []
-        for _ in range(num_steps):
+        far = 1.0 + math.log(max(tol, 1e-30)) / concentration.detach()
+        place = None  # where each row is now, once they have been put in an order that makes tiles tight
+        for step in range(num_steps):
+            if tol > 0.0 and step < _ORDERED_STEPS:
+                order = spatial_order(moving.detach(), offsets_of_moving, far)
+                moving = moving[order]
+                place = order.argsort() if place is None else order.argsort()[place]
+                if sources is not None and step == 0:
+                    source_order = spatial_order(sources.detach(), layout.offsets, far)
+                    sources = sources[source_order]
+                if mass is not None and (sources is None or step == 0):
+                    mass = mass[order if sources is None else source_order]
             moving = mean_shift_step(
                 moving,
                 sources,
@@ -248,12 +273,22 @@ def mean_shift(
                 source_offsets,
                 resolved,
                 half,
+                tol,
             )
             if return_trajectory:
-                trajectory.append(moving.reshape(shape).to(embedding.dtype))
+                trajectory.append(_in_place(moving, place).reshape(shape).to(embedding.dtype))
         if return_trajectory:
             return trajectory
-        return moving.reshape(shape).to(embedding.dtype, copy=num_steps == 0)
+        return _in_place(moving, place).reshape(shape).to(embedding.dtype, copy=num_steps == 0)
+
+
+# Clusters tighten within the first steps; later ones keep the order.
+_ORDERED_STEPS = 3
+
+
+def _in_place(rows: Tensor, place: Tensor | None) -> Tensor:
+    """Rows where the caller had them."""
+    return rows if place is None else rows[place]
 
 
 def _scalar(value: float | Tensor | None, like: Tensor) -> Tensor:
@@ -275,7 +310,8 @@ def connected_components(
 
     Args:
         embedding: `[N, D]` one image, `[B, N, D]` a batch, or `[T, D]` packed with `offsets`; any floating dtype.
-        threshold: similarity in [0, 1]. After converged mean shift, (1 + margin) / 2 separates the modes.
+        threshold: similarity in [0, 1]. After converged mean shift, (1 + margin) / 2 separates the modes. At 1 only
+            rows are joined that rounding cannot tell apart, and equal ones always (not zero rows, which have s = 1/2).
         offsets: `[B+1]` integer row offsets of a packed ragged batch. Images are never mixed.
         normalize: divide each row by its length first. False: rows are taken as unit vectors.
         backend: `"auto"`, `"reference"`, `"torch"`, `"cpu"`, `"triton"` or `"cuda"`.
@@ -306,5 +342,7 @@ def connected_components(
         layout = layout_of(embedding, offsets)
         rows = packed(embedding.detach())
         points = unit_rows(rows) if normalize else rows
-        labels: Tensor = connected_components_op(points, layout.offsets, threshold, resolved)
+        # equal rows are joined at a threshold of 1 too, whatever their product rounds to
+        attainable = min(threshold, 1.0 - cosine_rounding(points) / 2.0) if normalize else threshold
+        labels: Tensor = connected_components_op(points, layout.offsets, attainable, resolved)
         return labels.reshape(embedding.shape[:-1])

@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from rpe_ops import dispatch
+from rpe_ops import dispatch, validate
 from rpe_ops.functional import connected_components, mean_shift, pairwise_loss
 
 
@@ -31,14 +31,23 @@ def warmup(
     Returns:
         Seconds it took.
 
+    Raises:
+        TypeError, ValueError: an argument is wrong; the message names it and the remedy.
+        RuntimeError: the device cannot be used, or the chosen backend cannot run on it.
+
     Example:
         >>> import rpe_ops
         >>> rpe_ops.warmup(16, backend="torch") < 60
         True
     """
+    function = "warmup"
+    dim = validate.positive_count(function, "dim", dim, "give the number of columns of an embedding")
+    validate.floating_dtype(function, dtype)
+    dispatch.check_name(function, backend)
     if device is None:
         served = backend == "auto" or dispatch.unavailable_reason(backend, "cuda") is None
         device = "cuda" if torch.cuda.is_available() and served else "cpu"
+    device = dispatch.usable_device(function, device)
     start = time.perf_counter()
     rows = torch.eye(8, dim, device=device).to(dtype).requires_grad_()
     label = torch.arange(8, device=device) % 2

@@ -66,6 +66,7 @@ def _check_offsets(function: str, offsets: Any, offsets_name: str, rows: Tensor,
         )
     if offsets.ndim != 1 or offsets.shape[0] < 1:
         raise ValueError(f"{expected}got {describe(offsets)}; {remedy}")
+    stays_in_capture(function, offsets_name, offsets, rows)
     if can_read(offsets):
         values = offsets.tolist()
         if (
@@ -169,6 +170,17 @@ def same_device(function: str, name: str, tensor: Tensor, embedding: Tensor) -> 
         )
 
 
+def stays_in_capture(function: str, name: str, value: Any, embedding: Tensor) -> None:
+    """While a CUDA graph is captured nothing may come from the CPU: the copy would not be part of the graph."""
+    if not (isinstance(value, Tensor) and embedding.is_cuda and not value.is_cuda):
+        return
+    if not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing():
+        raise ValueError(
+            f"{function}: {name} must be on {embedding.device} while a CUDA graph is captured, got a tensor on "
+            f"{value.device}; call {name}.to(embedding.device) before the capture"
+        )
+
+
 def unit_interval(function: str, name: str, value: Any) -> float:
     """A number in [0, 1], on the similarity scale."""
     number = _number(function, name, value, "a number in [0, 1]")
@@ -211,6 +223,15 @@ def step_count(function: str, value: Any) -> int:
     if steps < 0:
         raise ValueError(f"{function}: num_steps must be at least 0, got {steps}; 0 only normalises")
     return steps
+
+
+def floating_dtype(function: str, dtype: Any) -> None:
+    """A dtype that an embedding may have."""
+    if dtype not in FLOATING:
+        names = ", ".join(str(known) for known in FLOATING)
+        raise TypeError(
+            f"{function}: dtype must be one of {names}, got {describe(dtype)}; choose one of these"
+        )
 
 
 def positive_count(function: str, name: str, value: Any, remedy: str) -> int:

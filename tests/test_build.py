@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from rpe_ops import settings
 from rpe_ops.backends import native
 from rpe_ops.backends.native import loader
 from rpe_ops.extensions import build, cache, cpu, cuda
+from rpe_ops.extensions.loader import Loader
 
 TINY = 'extern "C" int rpe_ops_tiny() { return 42; }\n'
 
@@ -285,8 +287,30 @@ def test_an_old_or_broken_compiler_is_a_reason(monkeypatch, tmp_path):
             cpu.make_recipe()
 
 
+@needs_compiler
+def test_a_library_outlives_its_compiler(monkeypatch, tmp_path):
+    built = cache.library_for(tiny_recipe(tmp_path), tmp_path)
+    root = tmp_path / "cache"
+    shutil.copytree(built.parent, root / "made_by_another_compiler")
+    csrc = tmp_path / "csrc"
+    monkeypatch.setattr(build, "find_csrc", lambda: csrc)
+    monkeypatch.setenv(settings.CACHE_VARIABLE, str(root))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    without = Loader(cpu.EXTENSION)
+    monkeypatch.setattr(without, "prebuilt", lambda: None)
+    assert build.obstacle() is not None
+    assert without.unavailable_reason() is None
+    assert without._library() == root / "made_by_another_compiler" / cpu.EXTENSION.library_name
+    (csrc / "launch" / "tiny.cpp").write_text(TINY + "int more;\n", encoding="utf-8")  # other sources
+    assert without.unavailable_reason() == build.obstacle()
+    with pytest.raises(build.BuildError, match="compiler"):
+        without._library()
+
+
 def test_without_compiler_the_backend_is_unavailable_with_the_reason(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv(settings.CACHE_VARIABLE, str(tmp_path / "cache"))
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(loader, "_module", None)
     monkeypatch.setattr(loader, "_failure", None)

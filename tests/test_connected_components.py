@@ -165,6 +165,22 @@ def test_thresholds_zero_and_one(backend):
     assert alone.max() >= 28, "at 1 only rounding may join two different points"
 
 
+@pytest.mark.parametrize("dim", problems.DIMS)
+@pytest.mark.parametrize("dtype", problems.DTYPES)
+def test_equal_rows_are_joined_at_any_threshold(backend, dim, dtype):
+    distinct = problems.directions(40, dim, seed=dim)
+    if dim == 1:
+        distinct = torch.tensor([[0.3], [-1.7]], dtype=problems.widest())
+    count = distinct.shape[0]
+    rows = torch.cat([distinct, distinct, 3.7 * distinct]).to(dtype)
+    for threshold in (1.0, 1.0 - 1e-9):
+        label = components(rows, threshold, backend)
+        assert torch.equal(label[:count], label[count : 2 * count])
+        if dtype in (torch.float32, torch.float64):  # half types round the third copy to other directions
+            assert torch.equal(label[:count], label[2 * count :])
+        assert dim < 3 or torch.equal(label[:count], torch.arange(count))
+
+
 def test_zero_rows_are_at_one_half_from_everything(backend):
     rows = torch.tensor([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]])
     assert components(rows, 0.5, backend).tolist() == [0, 0, 0, 0]

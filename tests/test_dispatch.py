@@ -71,6 +71,32 @@ def test_devices_are_given_in_any_form():
         assert rpe_ops.available_backends() == expected
 
 
+@pytest.mark.parametrize(
+    "error, match, call",
+    [
+        (
+            ValueError,
+            "available_backends: device must be .* got 'gpu'",
+            lambda: rpe_ops.available_backends("gpu"),
+        ),
+        (ValueError, "device must be .* got 3.5", lambda: rpe_ops.available_backends(3.5)),
+        (ValueError, "warmup: device must be .* got 'gpu'", lambda: rpe_ops.warmup(4, device="gpu")),
+        (RuntimeError, "'cuda:99' cannot be used, PyTorch sees", lambda: rpe_ops.warmup(4, device="cuda:99")),
+        (ValueError, "warmup: backend must be one of 'auto'", lambda: rpe_ops.warmup(4, backend="fast")),
+        (ValueError, "warmup: dim must be at least 1", lambda: rpe_ops.warmup(0)),
+        (
+            TypeError,
+            "warmup: dtype must be one of torch.float16",
+            lambda: rpe_ops.warmup(4, dtype=torch.int32),
+        ),
+        (ValueError, "MeanShift: device must be", lambda: rpe_ops.MeanShift(device="gpu").fit([[1.0, 2.0]])),
+    ],
+)
+def test_mistakes_in_devices_and_names_are_named(error, match, call):
+    with pytest.raises(error, match=match):
+        call()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_warmup_calls_every_operator(backend, served, monkeypatch, dtype):
     called = []

@@ -240,10 +240,10 @@ def test_opcheck(backend):
     blurring = (points, None, None, kappa, eta, offsets, None)
     seeded = (seeds, points, MASSES[0], kappa, eta, seed_offsets, offsets)
     for arguments, with_weight in ((blurring, False), (seeded, True), (seeded, False)):
-        check(ops.mean_shift_forward, *arguments, backend, half)
-        moved, mean, log_density = ops.mean_shift_forward(*arguments, backend, half)
+        check(ops.mean_shift_forward, *arguments, backend, half, 0.0)
+        moved, mean, log_density = ops.mean_shift_forward(*arguments, backend, half, 0.0)
         saved = (torch.ones_like(moved), *arguments, mean, log_density)
-        check(ops.mean_shift_backward, *saved, with_weight, backend, half)
+        check(ops.mean_shift_backward, *saved, with_weight, backend, half, 0.0)
         direction = (None if value is None else torch.ones_like(value) for value in arguments[:5])
         d_points, d_sources, d_weight, d_kappa, d_eta = direction
         along = (d_points, d_sources, d_weight if with_weight else None, d_kappa, d_eta)

@@ -2,11 +2,13 @@
 
 import math
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import rpe_ops
+from rpe_ops import validate
 
 ROWS = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
 LABEL = torch.tensor([0, 0, 1, 1])
@@ -248,3 +250,15 @@ def test_all_backends_refuse_alike(backend):
                 getattr(rpe_ops, function)(**(arguments | {"embedding": ROWS.long()}), backend=chosen)
             messages.add(str(caught.value))
         assert len(messages) == 1
+
+
+def test_tensors_from_the_cpu_are_refused_in_a_cuda_graph(monkeypatch):
+    on_gpu = SimpleNamespace(is_cuda=True, device="cuda:0")
+    kappa = torch.tensor(9.0)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    validate.stays_in_capture("mean_shift", "kappa", kappa, on_gpu)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    validate.stays_in_capture("mean_shift", "kappa", kappa, ROWS)
+    with pytest.raises(ValueError, match="kappa must be on cuda:0 while a CUDA graph is captured"):
+        validate.stays_in_capture("mean_shift", "kappa", kappa, on_gpu)
+    validate.stays_in_capture("mean_shift", "kappa", 9.0, on_gpu)

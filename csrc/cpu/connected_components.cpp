@@ -1,12 +1,14 @@
 // Connected components of one SIMD variant (launch/connected_components.h).
 //
 // Computes the components of the graph with an edge where cos_ij >= threshold. A task owns no output: it joins trees of a
-// shared union-find forest by compare-and-swap, the larger root under the smaller. Cosines live in registers; a tile whose
-// rows and columns already share one root is not computed, and only edges between different roots leave the vector code.
+// shared union-find forest by compare-and-swap, the larger root under the smaller. Cosines live in registers; chunks that
+// are too far apart for an edge are passed over, a tile whose rows and columns already share one root is not computed, and
+// only edges between different roots leave the vector code.
 // Deterministic: cos_ij has the same bits as cos_ji wherever it is computed, so the graph is fixed, and the root of a
 // finished component is its smallest row whatever the order of the joins.
 #include "../launch/connected_components.h"
 
+#include "bounds.h"
 #include "tiles.h"
 
 namespace rpe {
@@ -31,6 +33,7 @@ void prepare(const ConnectedComponents<T>& p, int64_t index) {
     p.parent[block.row + i] = Index(block.row + i);
   }
   pack_panels(rows, block.rows, p.stride, p.dim, p.panels + block.row * p.dim);
+  bound_chunks<T>(block, p.rows, nullptr, p.stride, p.centers, p.chunks);
 }
 
 // Root of a row. Halves the path on the way; a lost race only leaves the path longer.
@@ -88,19 +91,16 @@ RPE_KERNEL void join_edges(const ConnectedComponents<T>& p, const T* cosine, int
   }
 }
 
+// Edges between the chunks that begin at `first_row` and `first_column` of two blocks.
 template <class T>
-void pair(const ConnectedComponents<T>& p, BlockPair blocks, void* memory) {
+RPE_KERNEL void join_chunks(const ConnectedComponents<T>& p, const Block& rows, const Block& columns, int64_t first_row,
+                            int64_t first_column, Scratch<T>& scratch) {
   using S = Simd<T>;
   using V = typename S::Vector;
   using Labels = typename S::Labels;
-  Scratch<T>& scratch = *static_cast<Scratch<T>*>(memory);
-  const Block& rows = p.blocks[blocks.row_block];
-  const Block& columns = p.blocks[blocks.column_block];
   const V bound = broadcast<V>(p.threshold);
-  read_roots(p.parent, rows.row, rows.rows, scratch.row_root);
-  read_roots(p.parent, columns.row, columns.rows, scratch.column_root);
-  for (int64_t j = 0; j < columns.rows; j += kPanel<T>) {
-    for (int64_t i = 0; i < rows.rows; i += S::kRows) {
+  for (int64_t j = first_column; j < first_column + kRowQuantum; j += kPanel<T>) {
+    for (int64_t i = first_row; i < first_row + kRowQuantum; i += S::kRows) {
       if (one_root(scratch.row_root + i, S::kRows, scratch.column_root + j, kPanel<T>)) continue;
       V cosine[S::kRows][S::kVectors];
       clear<T>(cosine);
@@ -128,6 +128,25 @@ void pair(const ConnectedComponents<T>& p, BlockPair blocks, void* memory) {
       // Roots read before the joins may be stale: refresh what the next micro-tiles compare.
       read_roots(p.parent, rows.row + i, S::kRows, scratch.row_root + i);
       read_roots(p.parent, columns.row + j, kPanel<T>, scratch.column_root + j);
+    }
+  }
+}
+
+template <class T>
+void pair(const ConnectedComponents<T>& p, BlockPair blocks, void* memory) {
+  Scratch<T>& scratch = *static_cast<Scratch<T>*>(memory);
+  const Block& rows = p.blocks[blocks.row_block];
+  const Block& columns = p.blocks[blocks.column_block];
+  const Chunks<T> chunks = {p.chunks, p.centers, p.panels, p.stride, p.dim};
+  // The bounds are at least as large as any product: strictly below the threshold there is no edge.
+  const T below = p.threshold - kBoundSlack<T>;
+  read_roots(p.parent, rows.row, rows.rows, scratch.row_root);
+  read_roots(p.parent, columns.row, columns.rows, scratch.column_root);
+  for (int64_t j = 0; j < columns.rows; j += kRowQuantum) {
+    for (int64_t i = 0; i < rows.rows; i += kRowQuantum) {
+      if (one_root(scratch.row_root + i, kRowQuantum, scratch.column_root + j, kRowQuantum)) continue;
+      if (all_below(chunks, (rows.row + i) / kRowQuantum, chunks, (columns.row + j) / kRowQuantum, below)) continue;
+      join_chunks<T>(p, rows, columns, i, j, scratch);
     }
   }
 }

@@ -1,13 +1,15 @@
-// What the forward and backward mean-shift kernels share: tile shape, scales, and the weight of one logit.
+// What the forward and backward mean-shift kernels share: tile shape, scales, the weight of one logit, and which columns
+// a tile of rows has to see.
 #pragma once
 
 #include "../launch/mean_shift.h"
+#include "bounds.h"
 #include "tiles.h"
 
 namespace rpe {
 namespace RPE_SIMD {
 
-constexpr int64_t kTileRows = 48;
+constexpr int64_t kTileRows = kRowQuantum;
 constexpr int64_t kMaxColumns = kMaxBlockRows;
 constexpr double kLog2E = 1.4426950408889634074;
 
@@ -34,6 +36,48 @@ template <class V>
 RPE_FORMULA V relative_weight(V cosine, V bias, V scale, V reference, V reference_bias, V ceiling) {
   const V difference = fma(scale, cosine - reference, bias - reference_bias);
   return exp2(difference > ceiling ? ceiling : difference);
+}
+
+template <class T>
+RPE_FORMULA Chunks<T> chunks_of_points(const MeanShift<T>& p) {
+  return {p.point_chunks, p.point_centers, p.point_panels, p.stride, p.dim};
+}
+template <class T>
+RPE_FORMULA Chunks<T> chunks_of_sources(const MeanShift<T>& p) {
+  return {p.source_chunks, p.source_centers, p.source_panels, p.stride, p.dim};
+}
+
+// Columns [first, first + count) of a block.
+struct ColumnRun {
+  int64_t first, count;
+};
+
+struct ColumnRuns {
+  ColumnRun run[kMaxColumns / kRowQuantum];
+  int64_t count;
+  const ColumnRun* begin() const { return run; }
+  const ColumnRun* end() const { return run + count; }
+};
+
+// The columns of a block that kTileRows rows have to see. kSymmetric: or that have to see one of these rows.
+template <class T, bool kSymmetric>
+RPE_KERNEL void near_columns(const MeanShift<T>& p, int64_t row, const Block& columns, ColumnRuns& runs) {
+  runs.run[0] = {0, columns.rows};
+  runs.count = 1;
+  if (!p.least_cosine) return;
+  runs.count = 0;
+  const Chunks<T> points = chunks_of_points(p), sources = chunks_of_sources(p);
+  const int64_t own = row / kRowQuantum;
+  bool open = false;
+  for (int64_t j = 0; j < columns.rows; j += kRowQuantum) {
+    const int64_t other = (columns.row + j) / kRowQuantum;
+    T bound = p.least_cosine[own];
+    if (kSymmetric) bound = p.least_cosine[other] >= bound ? bound : p.least_cosine[other];
+    const bool far = all_below(points, own, sources, other, bound);
+    if (!far && !open) runs.run[runs.count++] = {j, 0};
+    if (!far) runs.run[runs.count - 1].count += kRowQuantum;
+    open = !far;
+  }
 }
 
 }  // namespace RPE_SIMD

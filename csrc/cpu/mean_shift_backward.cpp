@@ -84,15 +84,15 @@ RPE_FORMULA void add_lanes(typename Simd<T>::Vector value, double* sums) {
   for (int l = 0; l < kLanes<T>; ++l) sums[l] += double(lane[l]);
 }
 
-// K and T of kTileRows rows against all columns. The sum of T is added to `totals`, lane by lane.
+// K and T of kTileRows rows against a run of columns. The sum of T is added to `totals`, lane by lane.
 template <class T>
-RPE_KERNEL void symmetric_tiles(const MeanShift<T>& p, int64_t row, const Block& columns, Scratch<T>& scratch,
-                                double* totals) {
+RPE_KERNEL void symmetric_tiles(const MeanShift<T>& p, int64_t row, const Block& columns, ColumnRun run,
+                                Scratch<T>& scratch, double* totals) {
   using S = Simd<T>;
   using V = typename S::Vector;
   const V scale = broadcast<V>(T(double(p.kappa) * kLog2E));
   V acc[S::kRows][S::kVectors];
-  for (int64_t j = 0; j < columns.rows; j += kPanel<T>) {
+  for (int64_t j = run.first; j < run.first + run.count; j += kPanel<T>) {
     const int64_t column = columns.row + j;
     for (int64_t i = 0; i < kTileRows; i += S::kRows) {
       const int64_t own = row + i;
@@ -131,16 +131,16 @@ RPE_KERNEL void symmetric_tiles(const MeanShift<T>& p, int64_t row, const Block&
 
 // (K E)_i += sum_j K_ij E_j and (K E)_j += sum_i K_ij E_i.
 template <class T>
-RPE_KERNEL void sum_offsets(const MeanShift<T>& p, int64_t row, const Block& columns, bool diagonal,
+RPE_KERNEL void sum_offsets(const MeanShift<T>& p, int64_t row, const Block& columns, ColumnRun run, bool diagonal,
                             const Scratch<T>& scratch) {
   using V = typename Simd<T>::Vector;
   for (int64_t i = 0; i < kTileRows; ++i) {
     V sum = V{};
-    for (int64_t j = 0; j < columns.rows; j += kLanes<T>)
+    for (int64_t j = run.first; j < run.first + run.count; j += kLanes<T>)
       sum = fma(load<V>(scratch.weights + i * kMaxColumns + j), load<V>(p.slope_offset + columns.row + j), sum);
     p.offset_sums[row + i] += lane_sum(sum);
   }
-  for (int64_t j = 0; j < columns.rows && !diagonal; j += kLanes<T>) {
+  for (int64_t j = run.first; j < run.first + run.count && !diagonal; j += kLanes<T>) {
     V sum = V{};
     for (int64_t i = 0; i < kTileRows; ++i)
       sum = fma(load<V>(scratch.weights + i * kMaxColumns + j), broadcast<V>(p.slope_offset[row + i]), sum);
@@ -154,37 +154,41 @@ void pair(const MeanShift<T>& p, BlockPair blocks, void* memory) {
   const Block& rows = p.point_blocks[blocks.row_block];
   const Block& columns = p.point_blocks[blocks.column_block];
   const bool diagonal = blocks.row_block == blocks.column_block;
-  const int64_t other = columns.row * p.stride;
   double totals[kLanes<T>] = {};
   for (int64_t i = 0; i < rows.rows; i += kTileRows) {
     const int64_t row = rows.row + i, own = row * p.stride;
-    symmetric_tiles<T>(p, row, columns, scratch, totals);
-    if (p.with_grad_weight) sum_offsets<T>(p, row, columns, diagonal, scratch);
-    accumulate_rows<T>(scratch.weights, kMaxColumns, kTileRows, columns.rows, p.slope_rows + other, p.stride,
-                       p.weighted_sums + own);
-    accumulate_rows<T>(scratch.slopes, kMaxColumns, kTileRows, columns.rows, p.source_rows + other, p.stride,
-                       p.slope_sums + own);
-    if (diagonal) continue;
-    accumulate_columns<T>(scratch.weights, kMaxColumns, kTileRows, columns.rows, p.slope_rows + own, p.stride,
-                          p.weighted_sums + other);
-    accumulate_columns<T>(scratch.slopes, kMaxColumns, kTileRows, columns.rows, p.source_rows + own, p.stride,
-                          p.slope_sums + other);
+    ColumnRuns runs;
+    near_columns<T, true>(p, row, columns, runs);
+    for (const ColumnRun& run : runs) {
+      const int64_t other = (columns.row + run.first) * p.stride;
+      const T *weights = scratch.weights + run.first, *slopes = scratch.slopes + run.first;
+      symmetric_tiles<T>(p, row, columns, run, scratch, totals);
+      if (p.with_grad_weight) sum_offsets<T>(p, row, columns, run, diagonal, scratch);
+      accumulate_rows<T>(weights, kMaxColumns, kTileRows, run.count, p.slope_rows + other, p.stride,
+                         p.weighted_sums + own);
+      accumulate_rows<T>(slopes, kMaxColumns, kTileRows, run.count, p.source_rows + other, p.stride,
+                         p.slope_sums + own);
+      if (diagonal) continue;
+      accumulate_columns<T>(weights, kMaxColumns, kTileRows, run.count, p.slope_rows + own, p.stride,
+                            p.weighted_sums + other);
+      accumulate_columns<T>(slopes, kMaxColumns, kTileRows, run.count, p.source_rows + own, p.stride,
+                            p.slope_sums + other);
+    }
   }
   double total = 0;
   for (int l = 0; l < kLanes<T>; ++l) total += totals[l];
   p.block_grad_kappa[blocks.row_block] -= diagonal ? 0.5 * total : total;
 }
 
-// P and S of kTileRows rows against all columns, and the sums of S along both sides.
+// P and S of kTileRows rows against a run of columns, and the sums of S along both sides.
 template <class T>
-RPE_KERNEL void rectangle_tiles(const MeanShift<T>& p, int64_t row, const Block& columns, bool fixed,
+RPE_KERNEL void rectangle_tiles(const MeanShift<T>& p, int64_t row, const Block& columns, ColumnRun run, bool fixed,
                                 Scratch<T>& scratch) {
   using S = Simd<T>;
   using V = typename S::Vector;
   const V scale = broadcast<V>(logit_scale(p.kappa)), ceiling = broadcast<V>(logit_ceiling<T>(fixed));
   V acc[S::kRows][S::kVectors];
-  for (int64_t i = 0; i < kTileRows; ++i) scratch.row_sums[i] = V{};
-  for (int64_t j = 0; j < columns.rows; j += kPanel<T>) {
+  for (int64_t j = run.first; j < run.first + run.count; j += kPanel<T>) {
     const int64_t column = columns.row + j;
     V column_sum[S::kVectors];
     RPE_UNROLL
@@ -231,7 +235,6 @@ RPE_KERNEL void rectangle_tiles(const MeanShift<T>& p, int64_t row, const Block&
     for (int v = 0; v < S::kVectors; ++v) store(lane + v * kLanes<T>, column_sum[v]);
     for (int64_t l = 0; l < kPanel<T>; ++l) p.offset_sums[column + l] += double(lane[l]);
   }
-  for (int64_t i = 0; i < kTileRows; ++i) p.row_slopes[row + i] += lane_sum(scratch.row_sums[i]);
 }
 
 template <class T>
@@ -240,16 +243,23 @@ void rectangle(const MeanShift<T>& p, BlockPair blocks, void* memory) {
   const Block& rows = p.point_blocks[blocks.row_block];
   const Block& columns = p.source_blocks[blocks.column_block];
   const bool fixed = p.routes[rows.image].fixed;
-  const int64_t other = columns.row * p.stride;
   for (int64_t i = 0; i < rows.rows; i += kTileRows) {
     const int64_t row = rows.row + i, own = row * p.stride;
-    rectangle_tiles<T>(p, row, columns, fixed, scratch);
-    accumulate_rows<T>(scratch.slopes, kMaxColumns, kTileRows, columns.rows, p.source_rows + other, p.stride,
-                       p.sums + own);
-    accumulate_columns<T>(scratch.weights, kMaxColumns, kTileRows, columns.rows, p.slope_rows + own, p.stride,
-                          p.weighted_sums + other);
-    accumulate_columns<T>(scratch.slopes, kMaxColumns, kTileRows, columns.rows, p.point_rows + own, p.stride,
-                          p.slope_sums + other);
+    ColumnRuns runs;
+    near_columns<T, false>(p, row, columns, runs);
+    if (runs.count == 0) continue;
+    for (int64_t r = 0; r < kTileRows; ++r) scratch.row_sums[r] = typename Simd<T>::Vector{};
+    for (const ColumnRun& run : runs) {
+      const int64_t other = (columns.row + run.first) * p.stride;
+      const T *weights = scratch.weights + run.first, *slopes = scratch.slopes + run.first;
+      rectangle_tiles<T>(p, row, columns, run, fixed, scratch);
+      accumulate_rows<T>(slopes, kMaxColumns, kTileRows, run.count, p.source_rows + other, p.stride, p.sums + own);
+      accumulate_columns<T>(weights, kMaxColumns, kTileRows, run.count, p.slope_rows + own, p.stride,
+                            p.weighted_sums + other);
+      accumulate_columns<T>(slopes, kMaxColumns, kTileRows, run.count, p.point_rows + own, p.stride,
+                            p.slope_sums + other);
+    }
+    for (int64_t r = 0; r < kTileRows; ++r) p.row_slopes[row + r] += lane_sum(scratch.row_sums[r]);
   }
 }
 

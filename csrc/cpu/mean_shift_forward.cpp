@@ -52,6 +52,9 @@ void pack_points(const MeanShift<T>& p, int64_t index) {
     p.reference[row] = T(1);
     p.reference_bias[row] = fixed ? T(0) : -T(__builtin_inf());
   }
+  if (!p.least_cosine || p.blurring) return;
+  pack_panels(p.point_rows + block.row * p.stride, block.rows, p.stride, p.dim, p.point_panels + block.row * p.dim);
+  bound_chunks<T>(block, p.point_rows, nullptr, p.stride, p.point_centers, p.point_chunks);
 }
 
 template <class T>
@@ -73,17 +76,58 @@ void pack_sources(const MeanShift<T>& p, int64_t index) {
     }
   }
   pack_panels(rows, block.rows, p.stride, p.dim, p.source_panels + block.row * p.dim);
+  if (p.least_cosine) bound_chunks<T>(block, p.source_rows, p.mass, p.stride, p.source_centers, p.source_chunks);
 }
 
-// Kernel values of kTileRows rows against all columns, with their sums along both sides. Masses enter the sums alone.
+// What the rows of each chunk can do without: every partner of relative kernel value up to tol L / (all mass), L a lower
+// bound of the chunk's densities: the sum of the least values that the other chunks promise, the largest of those (in
+// logarithms, should all be tiny), and when blurring a row's own term.
 template <class T>
-RPE_KERNEL void weight_tile(const MeanShift<T>& p, int64_t row, const Block& columns, bool diagonal,
+void reach(const MeanShift<T>& p, int64_t point_block, int64_t first_source, int64_t last_source) {
+  const Block& block = p.point_blocks[point_block];
+  const double scale = double(p.kappa) * kLog2E;
+  if (first_source == last_source) return;
+  const Block& last = p.source_blocks[last_source - 1];
+  const int64_t begin = p.source_blocks[first_source].row / kRowQuantum, end = (last.row + last.rows) / kRowQuantum;
+  double total = 0;
+  for (int64_t c = begin; c < end; ++c) total += p.source_chunks[c].mass;
+  const Chunks<T> points = chunks_of_points(p), sources = chunks_of_sources(p);
+  for (int64_t i = 0; i < block.rows; i += kRowQuantum) {
+    const int64_t own = (block.row + i) / kRowQuantum;
+    double largest = -__builtin_inf(), density = 0;
+    if (p.blurring) {
+      largest = __builtin_inf();
+      for (int64_t r = 0; r < kRowQuantum && i + r < block.valid; ++r) {
+        const double bias = double(p.bias[block.row + i + r]);
+        largest = bias < largest ? bias : largest;
+      }
+      largest += scale * (double(p.point_chunks[own].shortest_squared - p.point_chunks[own].slack) - 1.0);
+    }
+    for (int64_t c = begin; c < end; ++c) {
+      if (!(p.source_chunks[c].mass > 0.0)) continue;
+      const double log_mass = __builtin_log2(p.source_chunks[c].mass);
+      // Too small to matter beside the largest term.
+      constexpr double kNegligible = -30.0;
+      const Coarse<T> known = coarse(points, own, sources, c);
+      const double at_most = scale * (double(known.product - known.second_order) - 1.0) + log_mass;
+      if (at_most < largest + kNegligible) continue;
+      const double exponent = scale * (double(fine(points, own, sources, c, known).smallest) - 1.0);
+      if (exponent > -1000.0) density += p.source_chunks[c].mass * __builtin_exp2(exponent);
+      largest = exponent + log_mass > largest ? exponent + log_mass : largest;
+    }
+    if (density > 0.0 && __builtin_log2(density) > largest) largest = __builtin_log2(density);
+    p.least_cosine[own] = T(1.0 + (__builtin_log2(p.tol) + largest - __builtin_log2(total)) / scale);
+  }
+}
+
+// Kernel values of kTileRows rows against a run of columns, with their sums along both sides. Masses enter the sums alone.
+template <class T>
+RPE_KERNEL void weight_tile(const MeanShift<T>& p, int64_t row, const Block& columns, ColumnRun run, bool diagonal,
                             Scratch<T>& scratch) {
   using S = Simd<T>;
   using V = typename S::Vector;
   const V scale = broadcast<V>(T(double(p.kappa) * kLog2E));
-  for (int64_t i = 0; i < kTileRows; ++i) scratch.row_sums[i] = V{};
-  for (int64_t j = 0; j < columns.rows; j += kPanel<T>) {
+  for (int64_t j = run.first; j < run.first + run.count; j += kPanel<T>) {
     const T* panel = p.source_panels + (columns.row + j) * p.dim;
     V column_mass[S::kVectors], column_sum[S::kVectors];
     RPE_UNROLL
@@ -115,7 +159,6 @@ RPE_KERNEL void weight_tile(const MeanShift<T>& p, int64_t row, const Block& col
     for (int v = 0; v < S::kVectors; ++v) store(lane + v * kLanes<T>, column_sum[v]);
     for (int64_t l = 0; l < kPanel<T>; ++l) p.density[columns.row + j + l] += double(lane[l]);
   }
-  for (int64_t i = 0; i < kTileRows; ++i) p.density[row + i] += lane_sum(scratch.row_sums[i]);
 }
 
 template <class T>
@@ -126,20 +169,29 @@ void pair(const MeanShift<T>& p, BlockPair blocks, void* memory) {
   const bool diagonal = blocks.row_block == blocks.column_block;
   for (int64_t i = 0; i < rows.rows; i += kTileRows) {
     const int64_t row = rows.row + i;
-    weight_tile<T>(p, row, columns, diagonal, scratch);
-    accumulate_rows<T>(scratch.weights, kMaxColumns, kTileRows, columns.rows, p.mass_rows + columns.row * p.stride,
-                       p.stride, p.sums + row * p.stride);
-    if (diagonal) continue;
-    accumulate_columns<T>(scratch.weights, kMaxColumns, kTileRows, columns.rows, p.mass_rows + row * p.stride, p.stride,
-                          p.sums + columns.row * p.stride);
+    ColumnRuns runs;
+    near_columns<T, true>(p, row, columns, runs);
+    if (runs.count == 0) continue;
+    for (int64_t r = 0; r < kTileRows; ++r) scratch.row_sums[r] = typename Simd<T>::Vector{};
+    for (const ColumnRun& run : runs) {
+      const T* weights = scratch.weights + run.first;
+      const int64_t column = columns.row + run.first;
+      weight_tile<T>(p, row, columns, run, diagonal, scratch);
+      accumulate_rows<T>(weights, kMaxColumns, kTileRows, run.count, p.mass_rows + column * p.stride, p.stride,
+                         p.sums + row * p.stride);
+      if (diagonal) continue;
+      accumulate_columns<T>(weights, kMaxColumns, kTileRows, run.count, p.mass_rows + row * p.stride, p.stride,
+                            p.sums + column * p.stride);
+    }
+    for (int64_t r = 0; r < kTileRows; ++r) p.density[row + r] += lane_sum(scratch.row_sums[r]);
   }
 }
 
 template <class T>
-RPE_KERNEL void cosine_tile(const MeanShift<T>& p, int64_t row, const Block& columns, T* tile) {
+RPE_KERNEL void cosine_tile(const MeanShift<T>& p, int64_t row, const Block& columns, ColumnRun run, T* tile) {
   using S = Simd<T>;
   typename S::Vector cosine[S::kRows][S::kVectors];
-  for (int64_t j = 0; j < columns.rows; j += kPanel<T>) {
+  for (int64_t j = run.first; j < run.first + run.count; j += kPanel<T>) {
     for (int64_t i = 0; i < kTileRows; i += S::kRows) {
       clear<T>(cosine);
       dot_micro<T>(p.point_rows + (row + i) * p.stride, p.stride, p.source_panels + (columns.row + j) * p.dim, p.dim,
@@ -225,26 +277,32 @@ void rows(const MeanShift<T>& p, int64_t point_block, int64_t first_source, int6
   const T scale = logit_scale(p.kappa);
   for (int64_t s = first_source; s < last_source; ++s) {
     const Block& columns = p.source_blocks[s];
-    const T* bias = p.bias + columns.row;
     for (int64_t i = 0; i < block.rows; i += kTileRows) {
-      cosine_tile<T>(p, block.row + i, columns, scratch.weights);
-      for (int64_t r = 0; r < kTileRows; ++r) {
-        const int64_t row = block.row + i + r;
-        T* line = scratch.weights + r * kMaxColumns;
-        if (!fixed) {
-          const T factor = raise_reference<T>(line, bias, columns.rows, scale, p.reference[row], p.reference_bias[row]);
-          if (factor != T(1)) {
-            p.density[row] *= double(factor);
-            if (with_mean)
-              for (int64_t d = 0; d < p.stride; ++d) p.sums[row * p.stride + d] *= factor;
+      ColumnRuns runs;
+      near_columns<T, false>(p, block.row + i, columns, runs);
+      for (const ColumnRun& run : runs) {
+        const int64_t column = columns.row + run.first;
+        const T* bias = p.bias + column;
+        T* tile = scratch.weights + run.first;
+        cosine_tile<T>(p, block.row + i, columns, run, scratch.weights);
+        for (int64_t r = 0; r < kTileRows; ++r) {
+          const int64_t row = block.row + i + r;
+          T *line = tile + r * kMaxColumns, *reference = p.reference + row, *reference_bias = p.reference_bias + row;
+          if (!fixed) {
+            const T factor = raise_reference<T>(line, bias, run.count, scale, *reference, *reference_bias);
+            if (factor != T(1)) {
+              p.density[row] *= double(factor);
+              if (with_mean)
+                for (int64_t d = 0; d < p.stride; ++d) p.sums[row * p.stride + d] *= factor;
+            }
           }
+          p.density[row] +=
+              relative_weights<T>(line, bias, run.count, scale, *reference, *reference_bias, logit_ceiling<T>(fixed));
         }
-        p.density[row] += relative_weights<T>(line, bias, columns.rows, scale, p.reference[row], p.reference_bias[row],
-                                              logit_ceiling<T>(fixed));
+        if (with_mean)
+          accumulate_rows<T>(tile, kMaxColumns, kTileRows, run.count, p.source_rows + column * p.stride, p.stride,
+                             p.sums + (block.row + i) * p.stride);
       }
-      if (with_mean)
-        accumulate_rows<T>(scratch.weights, kMaxColumns, kTileRows, columns.rows,
-                           p.source_rows + columns.row * p.stride, p.stride, p.sums + (block.row + i) * p.stride);
     }
   }
 }
@@ -276,7 +334,7 @@ void finish(const MeanShift<T>& p, int64_t index) {
 }  // namespace
 
 #define RPE_TABLE(T) \
-  {survey<T>, pack_points<T>, pack_sources<T>, pair<T>, rows<T>, finish<T>, int64_t(sizeof(Scratch<T>))}
+  {survey<T>, pack_points<T>, pack_sources<T>, reach<T>, pair<T>, rows<T>, finish<T>, int64_t(sizeof(Scratch<T>))}
 extern const MeanShiftKernels<float> mean_shift_float32 = RPE_TABLE(float);
 extern const MeanShiftKernels<double> mean_shift_float64 = RPE_TABLE(double);
 #undef RPE_TABLE

@@ -4,18 +4,20 @@
 //           grad_i = w_i (push_i - v_q(i)),  loss = hinge/2 + sum_q (W_q^2 - |v_q|^2)/2.
 // A task owns the rows of both blocks of its pair. Cosines live in registers, slopes in a tile of kTileRows rows in the
 // L2 cache; products accumulate in registers, loss values in double. Loads, products and stores are in T.
-// Deterministic: the schedule fixes the order of every sum. Micro-tiles inside one instance vanish (closed form); the
-// second product runs only over micro-tiles that hold an active pair.
+// Deterministic: the schedule fixes the order of every sum. Micro-tiles inside one instance vanish (closed form), tiles
+// whose bounds keep every pair below the threshold too; the second product runs only over micro-tiles that hold an
+// active pair.
 #include "../launch/pairwise_loss.h"
 
 #include "../math/pairwise_term.h"
+#include "bounds.h"
 #include "tiles.h"
 
 namespace rpe {
 namespace RPE_SIMD {
 namespace {
 
-constexpr int64_t kTileRows = 48;
+constexpr int64_t kTileRows = kRowQuantum;
 constexpr int64_t kMaxColumns = kMaxBlockRows;
 
 // Activity is noted per cell of kOutputGroup rows x kCell columns: whole panels, and whole groups of outputs.
@@ -29,8 +31,9 @@ struct Scratch {
   static constexpr int64_t kCells = kMaxColumns / kCell<T>;
   T slope[kTileRows * kMaxColumns];
   bool active[kGroups][kCells];
-  Label low[kCells], high[kCells];  // labels of the columns
-  bool idle[kCells];                // all their weights are zero
+  Label low[kCells], high[kCells];        // labels of the columns
+  bool idle[kCells];                      // all their weights are zero
+  bool below[kMaxColumns / kRowQuantum];  // no pair of this tile's rows and that chunk is active
 };
 
 template <class T>
@@ -57,6 +60,7 @@ void prepare(const PairwiseLoss<T>& p, int64_t index) {
     }
   }
   pack_panels(rows, block.rows, p.stride, p.dim, p.panels + block.row * p.dim);
+  bound_chunks<T>(block, p.rows, nullptr, p.stride, p.centers, p.chunks);
   p.block_hinge[index] = 0;
 }
 
@@ -118,6 +122,14 @@ template <class T>
 RPE_KERNEL bool slope_tile(const PairwiseLoss<T>& p, int64_t row, const Block& columns, Scratch<T>& scratch,
                            double* hinge) {
   using S = Simd<T>;
+  const Chunks<T> chunks = {p.chunks, p.centers, p.panels, p.stride, p.dim};
+  bool all = true;
+  for (int64_t j = 0; j < columns.rows; j += kRowQuantum) {
+    bool& below = scratch.below[j / kRowQuantum];
+    below = all_below(chunks, row / kRowQuantum, chunks, (columns.row + j) / kRowQuantum, p.threshold);
+    all = all && below;
+  }
+  if (all) return false;
   bool any = false;
   for (int64_t i = 0; i < kTileRows; i += kOutputGroup) {
     typename PairwiseLoss<T>::Label low, high;
@@ -127,7 +139,7 @@ RPE_KERNEL bool slope_tile(const PairwiseLoss<T>& p, int64_t row, const Block& c
       bool& active = scratch.active[i / kOutputGroup][cell];
       active = false;
       const bool one_instance = low == high && scratch.low[cell] == low && scratch.high[cell] == low;
-      if (idle || scratch.idle[cell] || one_instance) continue;
+      if (idle || scratch.idle[cell] || one_instance || scratch.below[cell * kCell<T> / kRowQuantum]) continue;
       const bool disjoint = high < scratch.low[cell] || scratch.high[cell] < low;
       for (int64_t r = i; r < i + kOutputGroup; r += S::kRows) {
         for (int64_t j = cell * kCell<T>; j < (cell + 1) * kCell<T>; j += kPanel<T>) {

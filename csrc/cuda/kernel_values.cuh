@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../math/exp2.h"
-#include "tiles.cuh"
+#include "walk.cuh"
 
 #include <cmath>
 

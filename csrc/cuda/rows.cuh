@@ -7,7 +7,7 @@
 #include "../launch/workspace.h"
 #include "device.cuh"
 #include "resources.h"
-#include "tiles.cuh"
+#include "walk.cuh"
 
 namespace rpe {
 namespace cuda {

@@ -14,6 +14,8 @@ size_t bind_workspace(ConnectedComponents<T>& problem, int64_t padded_rows, void
   problem.stride = padded_dim<T>(problem.dim);
   problem.rows = workspace.take<T>(padded_rows * problem.stride);
   problem.panels = workspace.take<T>(padded_rows * problem.dim);
+  problem.centers = workspace.take<T>(padded_rows / kRowQuantum * problem.stride);
+  problem.chunks = workspace.take<Chunk<T>>(padded_rows / kRowQuantum);
   problem.parent = workspace.take<typename ConnectedComponents<T>::Index>(padded_rows);
   return workspace.bytes();
 }

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "block.h"
+#include "chunk.h"
 #include "plan.h"
 #include "pool.h"
 #include "workspace.h"
@@ -26,8 +27,10 @@ struct ConnectedComponents {
 
   // Workspace, padded row space. Padding rows are NaN: no comparison with them holds.
   int64_t stride;
-  T* rows;        // [padded, stride]
-  T* panels;      // [padded / panel][dim][panel]
+  T* rows;     // [padded, stride]
+  T* panels;   // [padded / panel][dim][panel]
+  T* centers;  // [chunks, stride]
+  Chunk<T>* chunks;
   Index* parent;  // [padded]
 };
 

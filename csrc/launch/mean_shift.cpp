@@ -53,7 +53,7 @@ namespace {
 
 struct Shape {
   int64_t points, sources;  // padded rows
-  bool weighted, backward, any_running, any_fixed;
+  bool weighted, backward, any_running, any_fixed, bounded;
 };
 
 template <class T>
@@ -71,6 +71,15 @@ size_t bind_workspace(MeanShift<T>& p, const Shape& shape, void* memory) {
   p.density = workspace.take<double>(shape.points);
   p.reference = workspace.take<T>(shape.points);
   p.reference_bias = workspace.take<T>(shape.points);
+  if (shape.bounded) {
+    const int64_t point_chunks = shape.points / kRowQuantum, source_chunks = shape.sources / kRowQuantum;
+    p.point_panels = p.blurring ? p.source_panels : workspace.take<T>(shape.points * p.dim);
+    p.point_centers = workspace.take<T>(point_chunks * p.stride);
+    p.source_centers = p.blurring ? p.point_centers : workspace.take<T>(source_chunks * p.stride);
+    p.point_chunks = workspace.take<Chunk<T>>(point_chunks);
+    p.source_chunks = p.blurring ? p.point_chunks : workspace.take<Chunk<T>>(source_chunks);
+    p.least_cosine = workspace.take<T>(point_chunks);
+  }
   const bool rectangle = !p.blurring || shape.any_running;
   p.sums = !shape.backward || rectangle ? workspace.take<T>(point_values) : nullptr;
   if (shape.backward) {
@@ -113,12 +122,25 @@ struct Session {
     problem.point_blocks = points.blocks.data();
     problem.source_blocks = sources.blocks.data();
     choose_routes(kappa);
-    Shape shape{points.padded_rows(), sources.padded_rows(), problem.log_weight != nullptr, backward, false, false};
+    const bool bounded = problem.tol > 0.0;
+    Shape shape{
+        points.padded_rows(), sources.padded_rows(), problem.log_weight != nullptr, backward, false, false, bounded};
     for (const Route& route : routes) (route.fixed ? shape.any_fixed : shape.any_running) = true;
     memory = pool.allocate(bind_workspace(problem, shape, nullptr));
     bind_workspace(problem, shape, memory.get());
     pool.run(points.num_blocks(), [&](int64_t b) { kernels.pack_points(problem, b); });
     pool.run(sources.num_blocks(), [&](int64_t b) { kernels.pack_sources(problem, b); });
+    if (bounded)
+      for_sources_of_points([&](int64_t b, int64_t first, int64_t last) { kernels.reach(problem, b, first, last); });
+  }
+
+  // task(point block, first and last source block of its image)
+  template <class Task>
+  void for_sources_of_points(const Task& task) {
+    pool.run(points.num_blocks(), [&](int64_t b) {
+      const size_t image = size_t(points.blocks[size_t(b)].image);
+      task(b, sources.first_block[image], sources.first_block[image + 1]);
+    });
   }
 
   void choose_routes(double kappa) {
@@ -144,10 +166,9 @@ struct Session {
   // Every point block whose image is not symmetric walks over its sources.
   void walk_rows(bool fixed_too, bool with_mean) {
     const ScratchPool scratch(pool, kernels.scratch_bytes);
-    pool.run(points.num_blocks(), [&](int64_t b) {
-      const size_t image = size_t(points.blocks[size_t(b)].image);
-      if (symmetric(b) || (routes[image].fixed && !fixed_too)) return;
-      kernels.rows(problem, b, sources.first_block[image], sources.first_block[image + 1], with_mean, scratch.mine());
+    for_sources_of_points([&](int64_t b, int64_t first, int64_t last) {
+      if (symmetric(b) || (routes[size_t(points.blocks[size_t(b)].image)].fixed && !fixed_too)) return;
+      kernels.rows(problem, b, first, last, with_mean, scratch.mine());
     });
   }
 

@@ -5,16 +5,21 @@
 //            so K_ij = exp(kappa (cos_ij - 1)) needs no row maximum. Blurring then visits each pair of blocks once.
 //   running  any kappa, masses, lengths or distant seeds: each row keeps the largest logit seen so far as its reference.
 //
-// Phases forward:   survey (all blocks of both sides), plan_routes, pack_points / pack_sources (all blocks), then
+// Where tol > 0, products between chunks of kRowQuantum rows are bounded, and tiles that no density can miss are left out
+// (csrc/cpu/bounds.h, MeanShift::least_cosine). Both directions derive the same choice from the same rows.
+//
+// Phases forward:   survey (all blocks of both sides), plan_routes, pack_points / pack_sources (all blocks), with tol > 0
+//            reach (each point block, all its image's sources), then
 //            blurring + fixed: pair (symmetric rounds);  otherwise: rows (each point block, all its image's sources);
 //            finish (each point block).
-// Phases backward:  survey, plan_routes, pack_*, clear_sources and prologue (each block), then
+// Phases backward:  survey, plan_routes, pack_*, reach, clear_sources and prologue (each block), then
 //            blurring + fixed: pair (symmetric rounds);  otherwise: rows, then rectangle (rectangular rounds);
 //            finish_points, finish_sources (each block).
 // Calls of one phase may run at the same time: they write disjoint memory. Each running task brings its own scratch.
 #pragma once
 
 #include "block.h"
+#include "chunk.h"
 #include "plan.h"
 #include "pool.h"
 
@@ -40,6 +45,7 @@ struct MeanShift {
   const T* log_weight;  // [sources] or null: every mass is 1
   bool blurring;
   T kappa, eta;
+  double tol;  // largest share of any density that may be left out; 0: nothing is
   int64_t dim;
   const Block* point_blocks;
   const Block* source_blocks;  // equal to point_blocks when blurring
@@ -56,7 +62,13 @@ struct MeanShift {
   double* density;    // [points], sum_j exp2(logit_ij - reference_i)
   T* reference;       // [points], cosine of the reference
   T* reference_bias;  // [points], log2 mass of the reference; -inf before the first
-  T* sums;            // [points, stride]. Forward: sum_j K_ij m_j y_j. Backward: R, running route only (else null)
+  T* point_panels;    // as source_panels; this and the following null without tol
+  T* point_centers;   // [point chunks, stride]
+  T* source_centers;  // those of points are those of sources when blurring
+  Chunk<T>* point_chunks;
+  Chunk<T>* source_chunks;
+  T* least_cosine;  // [point chunks]: partners whose cosines all lie below make up at most tol of any row's density
+  T* sums;          // [points, stride]. Forward: sum_j K_ij m_j y_j. Backward: R, running route only (else null)
 
   // Forward outputs.
   T* moved;        // [points, dim]
@@ -90,6 +102,7 @@ struct MeanShiftKernels {
   void (*survey)(const T* rows, const T* log_weight, double kappa, int64_t dim, const Block&, RowSurvey&);
   void (*pack_points)(const MeanShift<T>&, int64_t block);
   void (*pack_sources)(const MeanShift<T>&, int64_t block);
+  void (*reach)(const MeanShift<T>&, int64_t point_block, int64_t first_source, int64_t last_source);
   void (*pair)(const MeanShift<T>&, BlockPair, void* scratch);
   void (*rows)(const MeanShift<T>&, int64_t point_block, int64_t first_source, int64_t last_source, bool with_mean,
                void* scratch);

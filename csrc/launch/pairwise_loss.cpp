@@ -15,6 +15,8 @@ size_t bind_workspace(PairwiseLoss<T>& problem, int64_t padded_rows, int64_t num
   problem.rows = workspace.take<T>(padded_rows * problem.stride);
   problem.weighted_rows = workspace.take<T>(padded_rows * problem.stride);
   problem.panels = workspace.take<T>(padded_rows * problem.dim);
+  problem.centers = workspace.take<T>(padded_rows / kRowQuantum * problem.stride);
+  problem.chunks = workspace.take<Chunk<T>>(padded_rows / kRowQuantum);
   problem.weights = workspace.take<T>(padded_rows);
   problem.labels = workspace.take<typename PairwiseLoss<T>::Label>(padded_rows);
   problem.push = workspace.take<T>(padded_rows * problem.stride);

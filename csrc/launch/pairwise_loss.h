@@ -5,6 +5,7 @@
 #pragma once
 
 #include "block.h"
+#include "chunk.h"
 #include "plan.h"
 #include "pool.h"
 #include "workspace.h"
@@ -31,10 +32,12 @@ struct PairwiseLoss {
   T* gradient;  // [rows, dim], null without gradient
 
   // Workspace, padded row space.
-  int64_t stride;       // padded_dim(dim)
-  T* rows;              // [padded, stride]
-  T* weighted_rows;     // [padded, stride], w_i x_i
-  T* panels;            // [padded / panel][dim][panel]
+  int64_t stride;    // padded_dim(dim)
+  T* rows;           // [padded, stride]
+  T* weighted_rows;  // [padded, stride], w_i x_i
+  T* panels;         // [padded / panel][dim][panel]
+  T* centers;        // [chunks, stride]
+  Chunk<T>* chunks;
   T* weights;           // [padded]
   Label* labels;        // [padded], relative to the image's first label
   T* push;              // [padded, stride], sum over active partners j of w_j x_j

@@ -23,11 +23,11 @@ TORCH_LIBRARY(rpe_ops_native, library) {
       "bool with_gradient) -> (Tensor, Tensor)");
   library.def(
       "mean_shift_forward(Tensor points, Tensor? sources, Tensor? log_weight, Tensor kappa, Tensor eta, "
-      "Tensor point_offsets, Tensor source_offsets) -> (Tensor, Tensor, Tensor)");
+      "Tensor point_offsets, Tensor source_offsets, float tol) -> (Tensor, Tensor, Tensor)");
   library.def(
       "mean_shift_backward(Tensor grad_moved, Tensor points, Tensor? sources, Tensor? log_weight, Tensor kappa, Tensor "
-      "eta, "
-      "Tensor point_offsets, Tensor source_offsets, Tensor mean, Tensor log_density, bool with_grad_weight) "
+      "eta, Tensor point_offsets, Tensor source_offsets, Tensor mean, Tensor log_density, bool with_grad_weight, "
+      "float tol) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   library.def("connected_components(Tensor points, Tensor offsets, float threshold) -> Tensor");
   library.def("set_simd(str variant) -> str", &rpe::set_simd);

@@ -53,6 +53,8 @@ def build_model(config: Config, backbone: nn.Module | None = None, *, pretrained
         learn_kappa=config.grouping.learn_kappa,
         backend=config.backend,
         recompute=config.training.recompute,
+        tol=config.grouping.tol,
+        training_tol=config.grouping.training_tol,
     )
     heads = HEADS[config.task]
     if heads.semantic and settings.num_classes < 2:

@@ -89,6 +89,10 @@ class GroupingConfig:
     """Step size."""
     learn_kappa: bool = False
     """Train log(kappa) with the network."""
+    tol: float = 1e-3
+    """Largest share of any point's kernel mass that a step may leave out at inference; 0 computes every pair."""
+    training_tol: float = 0.0
+    """The same in training."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ class RecurrentGrouping(nn.Module):
         learn_kappa: make log(kappa) a parameter.
         backend: `rpe_ops` backend.
         recompute: keep no more of a step than its points and compute it again in the backward pass.
+        tol: largest share of a point's kernel mass that a step may leave out in evaluation mode; 0 is exact.
+        training_tol: the same in training mode.
     """
 
     log_kappa: Tensor
@@ -40,6 +42,8 @@ class RecurrentGrouping(nn.Module):
         learn_kappa: bool = False,
         backend: str = "auto",
         recompute: bool = False,
+        tol: float = 1e-3,
+        training_tol: float = 0.0,
     ) -> None:
         super().__init__()
         if num_steps < 0:
@@ -48,6 +52,7 @@ class RecurrentGrouping(nn.Module):
         if not start > 0:
             raise ValueError(f"grouping.kappa must be above 0, got {start}")
         self.num_steps, self.eta, self.backend, self.recompute = num_steps, eta, backend, recompute
+        self.tol, self.training_tol = tol, training_tol
         log_kappa = torch.tensor(math.log(start))
         if learn_kappa:
             self.log_kappa = nn.Parameter(log_kappa)
@@ -86,6 +91,7 @@ class RecurrentGrouping(nn.Module):
             kappa=kappa,
             eta=self.eta,
             num_steps=num_steps,
+            tol=self.training_tol if self.training else self.tol,
             offsets=offsets,
             normalize=normalize,
             return_trajectory=True,

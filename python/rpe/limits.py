@@ -30,6 +30,8 @@ LIMITS: dict[str, tuple[float, float]] = {
     "model.num_classes": (0, 2**16 - 1),
     "grouping.num_steps": (0, math.inf),
     "grouping.eta": (0, math.inf),
+    "grouping.tol": (0, 0.5),
+    "grouping.training_tol": (0, 0.5),
     "objective.margin": (0, 1),
     "objective.window": (0, math.inf),
     "objective.max_points": (0, math.inf),

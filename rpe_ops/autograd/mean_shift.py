@@ -19,6 +19,7 @@ from rpe_ops.autograd.common import (
     poisoned_images,
 )
 from rpe_ops.autograd.mean_shift_curvature import mean_shift_curvature, mean_shift_tangent
+from rpe_ops.backends.collapse import Collapsed, collapse
 
 
 @torch.library.custom_op("rpe_ops::mean_shift_forward", mutates_args=())
@@ -32,19 +33,33 @@ def mean_shift_forward(
     source_offsets: Tensor | None,
     backend: str,
     half: bool,
+    tol: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Moved points Z `[M, D]`, means M `[M, D]` and log densities L `[M]`.
 
-    When blurring, `sources` and `source_offsets` are None: the points and their offsets serve.
+    When blurring, `sources` and `source_offsets` are None: the points and their offsets serve. Half of `tol` goes to
+    centroids in the place of collapsed sources, half to what the backend leaves out.
     """
     with torch.autocast(points.device.type, enabled=False):
         forward = backends.operator_module(backend, "mean_shift").forward
-        log_weight = None if weight is None else weight.log()
         columns = point_offsets if source_offsets is None else source_offsets
-        outputs = forward(points, sources, log_weight, kappa, eta, point_offsets, columns, half)
         poison = poisoned_images(points if sources is None else sources, columns)
+        collapsed = _collapsed(points if sources is None else sources, weight, columns, kappa, tol, backend)
+        if collapsed is not None:
+            sources, weight, columns = collapsed.rows, collapsed.mass, collapsed.offsets
+        log_weight = None if weight is None else weight.log()
+        outputs = forward(points, sources, log_weight, kappa, eta, point_offsets, columns, half, tol / 2)
         moved, mean, log_density = (add_poison(rows, point_offsets, poison) for rows in outputs)
         return moved, mean, log_density
+
+
+def _collapsed(
+    sources: Tensor, weight: Tensor | None, offsets: Tensor, kappa: Tensor, tol: float, backend: str
+) -> Collapsed | None:
+    """What a step sums over in place of its sources; both directions of a step find the same."""
+    if tol == 0.0 or backend == "reference":
+        return None
+    return collapse(sources, weight, offsets, kappa, tol / 2)
 
 
 @mean_shift_forward.register_fake
@@ -58,6 +73,7 @@ def _(
     source_offsets: Tensor | None,
     backend: str,
     half: bool,
+    tol: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(points), torch.empty_like(points), points.new_empty(points.shape[0])
 
@@ -77,18 +93,28 @@ def mean_shift_backward(
     with_grad_weight: bool,
     backend: str,
     half: bool,
+    tol: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of points, sources (empty when blurring), weight (empty unless asked for), kappa and eta."""
     with torch.autocast(points.device.type, enabled=False):
         backward = backends.operator_module(backend, "mean_shift").backward
-        log_weight = None if weight is None else weight.log()
         columns = point_offsets if source_offsets is None else source_offsets
-        shared = (kappa, eta, point_offsets, columns, mean, log_density)
-        inputs = (grad_moved.contiguous(), points, sources, log_weight)
+        partners = points if sources is None else sources
+        collapsed = _collapsed(partners, weight, columns, kappa, tol, backend)
+        if collapsed is None:
+            rows, masses, row_offsets = sources, weight, columns
+        else:
+            rows, masses, row_offsets = collapsed.rows, collapsed.mass, collapsed.offsets
+        inputs = (grad_moved.contiguous(), points, rows, None if masses is None else masses.log())
+        shared = (kappa, eta, point_offsets, row_offsets, mean, log_density)
         grad_points, grad_sources, grad_weight, grad_kappa, grad_eta = backward(
-            *inputs, *shared, with_grad_weight, half
+            *inputs, *shared, with_grad_weight, half, tol / 2
         )
-        poison = poisoned_images(points if sources is None else sources, columns)
+        if collapsed is not None:
+            grad_sources, grad_weight = collapsed.gradients(partners, weight, grad_sources, grad_weight)
+        if collapsed is not None and sources is None:
+            grad_points, grad_sources = grad_points + grad_sources, grad_sources[:0]
+        poison = poisoned_images(partners, columns)
         return (
             add_poison(grad_points, point_offsets, poison),
             # not what a backend cut out of a larger tensor: forward mode cannot take a view
@@ -116,6 +142,7 @@ def _(
     with_grad_weight: bool,
     backend: str,
     half: bool,
+    tol: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     partners = points if sources is None else sources
     return (
@@ -184,14 +211,15 @@ class MeanShiftStep(torch.autograd.Function):
         source_offsets: Tensor | None,
         backend: str,
         half: bool,
+        tol: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         return mean_shift_forward(
-            points, sources, weight, kappa, eta, point_offsets, source_offsets, backend, half
+            points, sources, weight, kappa, eta, point_offsets, source_offsets, backend, half, tol
         )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        *tensors, ctx.backend, ctx.half = inputs
+        *tensors, ctx.backend, ctx.half, ctx.tol = inputs
         _, mean, log_density = output
         ctx.mark_non_differentiable(mean, log_density)
         ctx.save_for_backward(*tensors, mean, log_density)
@@ -202,7 +230,7 @@ class MeanShiftStep(torch.autograd.Function):
         saved = ctx.saved_tensors  # once: checkpointing hands them out a single time
         sources = saved[1]
         gradient = DualMeanShiftStepGradient if has_forward_mode() else MeanShiftStepGradient
-        grads = gradient.apply(grad_outputs[0], *saved, needs_weight, ctx.backend, ctx.half)
+        grads = gradient.apply(grad_outputs[0], *saved, needs_weight, ctx.backend, ctx.half, ctx.tol)
         grad_points, grad_sources, grad_weight, grad_kappa, grad_eta = grads
         return (
             grad_points,
@@ -210,7 +238,7 @@ class MeanShiftStep(torch.autograd.Function):
             grad_weight if needs_weight else None,
             grad_kappa,
             grad_eta,
-            *(None,) * 4,
+            *(None,) * 5,
         )
 
 
@@ -252,9 +280,10 @@ class MeanShiftStepGradient(torch.autograd.Function):
         with_grad_weight: bool,
         backend: str,
         half: bool,
+        tol: float,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         inputs = (grad_moved, points, sources, weight, kappa, eta, point_offsets, source_offsets)
-        return mean_shift_backward(*inputs, mean, log_density, with_grad_weight, backend, half)
+        return mean_shift_backward(*inputs, mean, log_density, with_grad_weight, backend, half, tol)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -283,7 +312,7 @@ class MeanShiftStepGradient(torch.autograd.Function):
             None if weight is None else grad_weight,
             grad_kappa,
             grad_eta,
-            *(None,) * 7,
+            *(None,) * 8,
         )
 
 

@@ -36,7 +36,7 @@ def farthest_points(
 def _farthest(points: Tensor, num_seeds: int, first: Tensor) -> Tensor:
     """`farthest_points` of images of one size, `points [B, N, D]`; nothing waits for the device."""
     # the cosine to the nearest seed so far; points that may not be chosen (any more) are at infinity
-    nearest = torch.where(torch.isfinite(points).all(2), -torch.inf, torch.inf).to(points.dtype)
+    nearest = torch.where(torch.isfinite(points.sum(2)), -torch.inf, torch.inf).to(points.dtype)
     start = torch.where(first == FARTHEST, _farthest_from_mean(points, nearest), first)
     covered = 1.0 - cosine_rounding(points)
     index = start
@@ -69,6 +69,7 @@ def nearest_rows(points: Tensor, rows: Tensor, point_offsets: Tensor, row_offset
     for band, columns in row_and_column_bands(points, point_offsets, row_offsets):
         if columns.stop > columns.start:
             cosine = points[band] @ rows[columns].T
-            largest, index = torch.where(cosine.isnan(), -torch.inf, cosine).max(1)
+            cosine.nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+            largest, index = cosine.max(1)
             nearest[band] = torch.where(largest == -torch.inf, -1, index)
     return nearest

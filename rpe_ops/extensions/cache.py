@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -42,6 +42,18 @@ def library_for(recipe: build.Recipe, root: Path, timeout: float = LOCK_TIMEOUT_
         shutil.rmtree(library.parent, ignore_errors=True)
         _build(recipe, root, library)
     return library
+
+
+def built_earlier(
+    extension: build.Extension, root: Path, misfit: Callable[[build.Manifest], str | None]
+) -> Path | None:
+    """A verified library in the cache that fits, whatever compiler made it: for when that one is gone."""
+    for manifest_path in sorted(root.glob(f"*/{extension.manifest_name}")):
+        library = manifest_path.parent / extension.library_name
+        manifest = build.verify(library, extension)
+        if manifest is not None and misfit(manifest) is None:
+            return library
+    return None
 
 
 def _build(recipe: build.Recipe, root: Path, library: Path) -> None:

@@ -1,7 +1,8 @@
 """A loaded extension: found prebuilt in the package, or in the cache, or built; once per process.
 
-A failure is remembered and raised again with the same words, so that a call in a loop does not compile in a loop.
-Loading registers the operators with torch; the module itself only answers questions (`build_info`).
+A library of the cache belongs to one compiler's version; where no compiler is left, what an earlier one made serves. A
+failure is remembered and raised again with the same words, so that a call in a loop does not compile in a loop. Loading
+registers the operators with torch; the module itself only answers questions (`build_info`).
 """
 
 from __future__ import annotations
@@ -50,14 +51,16 @@ class Loader:
         if self.prebuilt() is not None:
             return None
         reason = self._extension.obstacle()
-        if reason is None or not self._carried().is_file():
+        if reason is None or self._built_earlier() is not None:
+            return None
+        if not self._carried().is_file():
             return reason
-        return f"{reason} (the prebuilt library {self._misfit()})"
+        return f"{reason} (the prebuilt library {self._carried_misfit()})"
 
     def prebuilt(self) -> Path | None:
         """The library that a platform wheel carries, where it fits this Python, this torch and these sources."""
         library = self._carried()
-        return library if library.is_file() and self._misfit() is None else None
+        return library if library.is_file() and self._carried_misfit() is None else None
 
     def describe(self) -> dict[str, str]:
         """Facts for a bug report: what is loaded, or why nothing is, and what would build it."""
@@ -72,11 +75,22 @@ class Loader:
     def _carried(self) -> Path:
         return Path(__file__).resolve().parent / self._extension.library_name
 
-    def _misfit(self) -> str | None:
+    def _built_earlier(self) -> Path | None:
+        """The library in the cache that serves where nothing can be built."""
+        try:
+            return cache.built_earlier(self._extension, settings.cache_root(), self._misfit)
+        except (RuntimeError, OSError):  # there is no cache
+            return None
+
+    def _carried_misfit(self) -> str | None:
         """Why the library of a platform wheel does not serve here, or None."""
         manifest = build.verify(self._carried(), self._extension)
-        if manifest is None:
-            return "is damaged"
+        return "is damaged" if manifest is None else self._misfit(manifest)
+
+    def _misfit(self, manifest: build.Manifest) -> str | None:
+        """Why a library with this manifest does not serve here, or None."""
+        if manifest.get("suffix") != build.extension_suffix():
+            return f"is for another Python ({manifest.get('suffix')})"
         if manifest["torch"] != torch.__version__:
             return f"is for torch {manifest['torch']}"
         if manifest["sources"] != build.sources_digest(self._extension, build.find_csrc()):
@@ -87,7 +101,11 @@ class Loader:
         ready = self.prebuilt()
         if ready is not None:
             return ready
-        build.require(self._extension.obstacle())
+        reason = self._extension.obstacle()
+        earlier = None if reason is None else self._built_earlier()
+        if earlier is not None:
+            return earlier
+        build.require(reason)
         return cache.library_for(self._extension.make_recipe(None), settings.cache_root())
 
     def _import(self, library: Path) -> ModuleType:

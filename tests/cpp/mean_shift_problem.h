@@ -14,6 +14,8 @@ struct Case {
   int64_t dim;
   double kappa, eta;
   bool masses;
+  int64_t clusters = 0;  // 0: rows all over the sphere, else near so many centres, one after the other
+  double tol = 0;
 };
 
 template <class T>
@@ -32,11 +34,25 @@ struct Problem {
   explicit Problem(const Case& given) : c(given), blurring(given.source_sizes.empty()) {
     point_offsets = testing::offsets_of(c.point_sizes);
     source_offsets = blurring ? point_offsets : testing::offsets_of(c.source_sizes);
-    points = testing::unit_rows<T>(point_offsets.back(), c.dim, 3);
-    sources = blurring ? points : testing::unit_rows<T>(source_offsets.back(), c.dim, 4);
+    points = rows(point_offsets.back(), 3);
+    sources = blurring ? points : rows(source_offsets.back(), 4);
     grad_moved = testing::unit_rows<T>(point_offsets.back(), c.dim, 5);
     for (int64_t j = 0; c.masses && j < source_offsets.back(); ++j)
       log_weight.push_back(j % 5 == 0 ? -std::numeric_limits<T>::infinity() : T(0.4 * double(j % 7) - 1));
+  }
+
+  std::vector<T> rows(int64_t count, unsigned seed) const {
+    std::vector<T> result = testing::unit_rows<T>(count, c.dim, seed);
+    if (c.clusters == 0) return result;
+    const std::vector<T> centers = testing::unit_rows<T>(c.clusters, c.dim, 8);
+    for (int64_t i = 0; i < count; ++i) {
+      T* row = &result[size_t(i * c.dim)];
+      const T* center = &centers[size_t(i * c.clusters / count * c.dim)];
+      for (int64_t d = 0; d < c.dim; ++d) row[d] = center[d] + T(0.05) * row[d];
+      const double length = std::sqrt(testing::dot(row, row, c.dim));
+      for (int64_t d = 0; d < c.dim; ++d) row[d] = T(double(row[d]) / length);
+    }
+    return result;
   }
 
   // The formulas of the step as they are written, pair by pair, in double.

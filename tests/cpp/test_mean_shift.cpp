@@ -20,6 +20,7 @@ Results<T> run(const Problem<T>& problem, rpe::TaskPool& pool) {
   p.log_weight = problem.c.masses ? problem.log_weight.data() : nullptr;
   p.blurring = problem.blurring;
   p.dim = problem.c.dim;
+  p.tol = problem.c.tol;
   p.moved = r.moved.data();
   p.mean = r.mean.data();
   p.log_density = r.log_density.data();
@@ -99,6 +100,13 @@ void check_all() {
   check<T>({{500}, {}, 16, 30.0, 1.0, true});
   check<T>({{20}, {520}, 16, 100.0, 1.0, true});
   check<T>({{}, {}, 4, 5.0, 1.0, false});
+  // What is left out of clusters far apart is less than rounding.
+  for (int64_t dim : {3, 17}) {
+    for (bool masses : {false, true}) {
+      check<T>({{310, 5, 0, 400}, {}, dim, 200.0, 0.9, masses, 6, 1e-7});
+      check<T>({{100, 5, 0, 60}, {310, 0, 40, 400}, dim, 200.0, 0.9, masses, 6, 1e-7});
+    }
+  }
   check_extreme_kappa<T>();
 }
 

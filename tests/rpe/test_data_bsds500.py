@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from scipy import io
 
 from rpe.check_data import check, survey
 from rpe.data import DataError, augment, choose_annotator, open_dataset, sample_generator
+from rpe.data.matlab_structure import extract_variable
 
 SIZE = (6, 9)
 
@@ -144,6 +146,46 @@ def test_files_that_cannot_be_used(tree: Path) -> None:
     truth(tree).unlink()
     with pytest.raises(DataError, match=r"22\.mat: the file does not exist"):
         dataset[0]
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_damage_anywhere_in_a_file_is_told(tree: Path, compressed: bool) -> None:
+    """Whatever byte is damaged, the file is read or refused by its name: scipy alone would take the process down."""
+    cell = io.loadmat(truth(tree))["groundTruth"]
+    io.savemat(truth(tree), {"groundTruth": cell}, do_compression=compressed)
+    dataset = open_dataset(f"bsds500:{tree}")
+    content = truth(tree).read_bytes()
+    random = np.random.default_rng(0)
+    refused = 0
+    for place in random.choice(np.arange(124, len(content)), 150, replace=False):
+        damaged = bytearray(content)
+        damaged[place] ^= int(random.integers(1, 256))
+        truth(tree).write_bytes(damaged)
+        sample, problems = dataset.inspect(0)
+        refused += sample is None
+        assert (sample is None) <= bool(problems)
+        assert all(Path(problem.file) == truth(tree) for problem in problems)
+    assert refused >= (140 if compressed else 20)
+
+
+def test_variables_of_every_kind() -> None:
+    """Numbers, text, structs in cells, complex and empty arrays come out as scipy wrote them."""
+    values = {
+        "other": np.arange(3),
+        "wanted": {
+            "a": np.arange(6.0).reshape(2, 3),
+            "long_name": "text",
+            "c": np.array([[1 + 2j, 3]]),
+            "d": np.array([[{"e": np.zeros((0, 0))}, "f"]], dtype=object),
+        },
+    }
+    buffer = BytesIO()
+    io.savemat(buffer, values)
+    content = extract_variable(buffer.getvalue(), "wanted")
+    assert content is not None and extract_variable(buffer.getvalue(), "absent") is None
+    found = io.loadmat(BytesIO(content))
+    assert "other" not in found
+    assert repr(found["wanted"]) == repr(io.loadmat(buffer)["wanted"])
 
 
 def test_pixels_without_a_region(tree: Path) -> None:

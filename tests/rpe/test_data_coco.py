@@ -261,6 +261,12 @@ class TestFaults:
         assert caught.value.file == str(path)
         assert len(check(f"coco:{tree}")) == 1
 
+    def test_name_that_is_no_utf8(self, tree: Path) -> None:
+        path = write(tree, content())
+        path.write_bytes(path.read_bytes().replace("\u00e9".encode(), "\u00e9".encode("latin-1")))
+        assert messages(tree)[0].startswith("image 0 is not there: ")
+        assert open_dataset(f"coco:{tree}", strict=False).names == ["a"]
+
     def test_file_that_changes_while_it_is_open(self, tree: Path) -> None:
         dataset = open_dataset(f"coco:{tree}")
         path = write(tree, "{}")

@@ -136,3 +136,23 @@ def test_kappa_can_be_learnt_and_has_the_margin_as_default() -> None:
     assert grouping.log_kappa.grad is not None and grouping.log_kappa.grad.abs() > 0
     with pytest.raises(ValueError, match="kappa must be above 0"):
         RecurrentGrouping(kappa=0.0)
+
+
+@pytest.mark.parametrize("kappa", [10.0, 36.0])
+def test_the_tolerance_of_inference_changes_no_label(kappa: float) -> None:
+    """The default of `GroupingConfig`, on windows larger than what is worth an order."""
+    generator = torch.Generator().manual_seed(3)
+    size = 72
+    label = torch.arange(size)[:, None] // 12 * 6 + torch.arange(size)[None, :] // 12
+    codes = F.normalize(torch.randn(36, 16, generator=generator), dim=1)
+    noise = 0.08 * torch.randn(size, size, 16, generator=generator)
+    embedding = F.normalize(codes[label] + noise, dim=2).permute(2, 0, 1)
+    foreground = torch.full((1, size, size), 9.0)
+    labels = []
+    for grouping in (
+        RecurrentGrouping(5, kappa=kappa).eval(),
+        RecurrentGrouping(5, kappa=kappa, tol=0.0).eval(),
+    ):
+        labels.append(decode(embedding, foreground, label.shape, grouping, DecodeConfig(window=0)).labels)
+    assert labels[0].max() > 5
+    assert np.array_equal(*labels)

@@ -35,8 +35,8 @@ class Element(NamedTuple):
     value: Any
 
     def decode(self) -> Any:
-        """The element with its strings as UTF-8."""
-        return json.loads(self.text.encode("latin-1"))
+        """The element with its strings as UTF-8, bytes that are none replaced by U+FFFD."""
+        return json.loads(self.text.encode("latin-1").decode("utf-8", errors="replace"))
 
 
 def stream_arrays(path: Path) -> Iterator[Element]:
@@ -64,7 +64,7 @@ def read_element(file: BinaryIO, path: Path, offset: int, length: int) -> Any:
     """
     try:
         file.seek(offset)
-        return json.loads(file.read(length))
+        return json.loads(file.read(length).decode("utf-8", errors="replace"))
     except ValueError as error:
         raise DataError(
             f"has changed since it was opened (byte {offset})", file=path, remedy="open the data set again"

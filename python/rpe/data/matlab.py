@@ -5,6 +5,7 @@ Nothing here knows which benchmark; `bsds500.py` and `sbd.py` say which fields t
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import io
 
+from .matlab_structure import extract_variable
 from .sample import DataError
 
 
@@ -22,8 +24,8 @@ def read_structs(path: Path, variable: str) -> list[Any]:
         DataError: the file is missing, damaged, or has no such variable of structs.
     """
     try:
-        with path.open("rb") as file:
-            content = io.loadmat(file, variable_names=[variable])
+        content = extract_variable(path.read_bytes(), variable)
+        found = None if content is None else io.loadmat(BytesIO(content))[variable]
     except NotImplementedError as error:
         raise DataError(
             "is a MATLAB 7.3 file, which is not read", file=path, remedy="save it with `save -v7`"
@@ -38,7 +40,6 @@ def read_structs(path: Path, variable: str) -> list[Any]:
             file=path,
             remedy="the file is damaged or of another kind: copy it again from the source",
         ) from error
-    found = content.get(variable)
     structs: list[Any] = []
     if isinstance(found, np.ndarray) and found.dtype.names:
         structs = list(found.ravel())

@@ -19,6 +19,7 @@ def forward(
     point_offsets: Tensor,
     source_offsets: Tensor,
     half: bool,
+    tol: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Z, M and L; arguments and results as in the reference."""
     partners = points if sources is None else sources
@@ -44,6 +45,7 @@ def backward(
     log_density: Tensor,
     with_grad_weight: bool,
     half: bool,
+    tol: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of points, sources, weight, kappa and eta; arguments and results as in the reference."""
     partners = points if sources is None else sources

@@ -17,6 +17,7 @@ def forward(
     point_offsets: Tensor,
     source_offsets: Tensor,
     half: bool,
+    tol: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Moved points, means and log densities relative to kappa."""
     cuda.prepare()
@@ -39,6 +40,7 @@ def backward(
     log_density: Tensor,
     with_grad_weight: bool,
     half: bool,
+    tol: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of points, sources, weight, kappa and eta."""
     cuda.prepare()

@@ -45,6 +45,7 @@ def forward(
     point_offsets: Tensor,
     source_offsets: Tensor,
     half: bool,
+    tol: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Z `[M, D]`, M `[M, D]` and L `[M]` of (1) and (2).
 
@@ -82,6 +83,7 @@ def backward(
     log_density: Tensor,
     with_grad_weight: bool,
     half: bool,
+    tol: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of (5) to (8): points `[M, D]`, sources `[T, D]` (empty when blurring), weight `[T]` (empty unless
     `with_grad_weight`), kappa and eta (0-d). When blurring, (5) and (6) are added up in the first."""

@@ -47,6 +47,7 @@ def forward(
     point_offsets: Tensor,
     source_offsets: Tensor,
     half: bool,
+    tol: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Z, M and L; arguments and results as in the reference."""
     num_points, dim = points.shape
@@ -104,6 +105,7 @@ def backward(
     log_density: Tensor,
     with_grad_weight: bool,
     half: bool,
+    tol: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of points, sources, weight, kappa and eta; arguments and results as in the reference."""
     dim = points.shape[1]
