@@ -36,9 +36,7 @@ def run(options: Margin, folder: Path, console: Console) -> Finding:
             table.add_row(str(dim), str(number), f"{found[-1]:.3f}", f"{bounds[-1]:.3f}")
         axes.plot(options.instances, bounds, color=colour, label=f"D = {dim}")
         axes.plot(options.instances, found, "o", color=colour, markersize=4)
-    axes.set(
-        xlabel="instances", ylabel="margin", title="lines: spherical-code bound; points: gradient descent"
-    )
+    axes.set(xlabel="instances", ylabel="margin", title="lines: bound; points: found")
     axes.set_xscale("log", base=2)
     axes.legend(frameon=False)
     return Finding({"cases": rows, "resolution": 0.5**_BISECTIONS}, figure, table)

@@ -19,7 +19,7 @@ class Margin:
     """Numbers of instances."""
     restarts: int = 8
     """Random starts per case; the best one counts."""
-    steps: int = 400
+    steps: int = 250
     """Optimiser steps from each start."""
     seed: int = 0
     """Of the starts."""

@@ -45,7 +45,15 @@ def run(options: Size, folder: Path, console: Console) -> Finding:
         size = np.array([losses[index] for losses in by_share])
         number = np.array([losses[index] for losses in by_number])
         for axes, x, y in zip(figure.axes, (_SHARES, _NUMBERS), (size, number), strict=True):
-            axes.plot(x, y / y.mean(), marker="o", markersize=3, color=COLOURS[index], label=name)
+            axes.plot(
+                x,
+                y / y.mean(),
+                marker="o",
+                markersize=3,
+                linestyle=("-", "--")[index % 2],
+                color=COLOURS[index],
+                label=name,
+            )
         table.add_row(name, f"{size.max() / size.min():.2f}", f"{number.max() / number.min():.2f}")
         curves[name] = {"by_share": size.tolist(), "by_number": number.tolist()}
     numbers["curves"] = curves
