@@ -14,6 +14,7 @@ from rpe.model import Output
 from rpe.prediction import Prediction
 from rpe.tasks import get
 from rpe.tasks.boundary import annotators
+from rpe.tasks.ridges import ridges
 from rpe.tasks.truth import scored_masks
 
 EMBEDDING = np.zeros((2, 1, 1), dtype=np.float32)
@@ -141,3 +142,14 @@ class TestBoundary:
         (derived,) = annotators(Sample(image, label, "a"))
         assert derived[1].sum() == 1 and derived[1, 2:4].any(), "one pixel wide"
         assert len(annotators(Sample(image, label, "a", annotations=(label, label)))) == 2
+
+    @pytest.mark.parametrize("degrees", [0, 20, 45, 70, 90, 135])
+    def test_ridges_keep_the_crest_of_a_wide_boundary(self, degrees: int) -> None:
+        """A smooth line through the middle at any angle: what stays lies on it, and all of it stays."""
+        row, column = np.mgrid[:41, :41] - 20.0
+        turn = np.deg2rad(degrees)
+        distance = np.abs(row * np.cos(turn) - column * np.sin(turn))
+        thinned = ridges(0.9 * np.exp(-((distance / 3) ** 2)))
+        assert distance[thinned > 0.3].max() <= 1.0
+        assert (thinned[distance < 0.5] > 0.8).mean() > 0.95
+        assert (ridges(np.zeros((5, 7))) == 0).all() and ridges(np.ones((1, 4))).shape == (1, 4)

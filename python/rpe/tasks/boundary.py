@@ -1,7 +1,7 @@
 """Task `boundary`: boundary probabilities from embeddings of few dimensions at several depths, and from their fusion.
 
-The prediction is the mean of all of them, as in the authors' released demonstration; there it is thinned by non-maximum
-suppression, here by `skimage.morphology.thin` at each threshold, as the benchmark does.
+The prediction is the mean of all of them, as in the authors' released demonstration. As there, it is thinned by
+non-maximum suppression before it is scored (`ridges.py`), and at each threshold as the benchmark does.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from ..prediction import Prediction
 from ..report import Picture
 from .base import Task
 from .plots import precision_plot
+from .ridges import ridges
 
 _REGION_THRESHOLD = 0.5
-"""Boundary probability that parts two regions of `Prediction.labels`, and that the thinned picture starts from."""
+"""Boundary probability that parts two regions of `Prediction.labels`."""
 _THRESHOLDS = NUM_THRESHOLDS
 _DEPTH_THRESHOLDS = 19
 """Thresholds for the single depths and the fusion, whose numbers stand beside the main one; it has the benchmark's
@@ -76,14 +77,14 @@ class BoundaryTask(Task):
         ]
         return [
             ("boundary probability", _grey(prediction.boundary)),
-            ("thinned at 0.5", _grey(_thinned(prediction.boundary))),
+            ("thinned", _grey(ridges(prediction.boundary))),
             ("all annotators", _grey(truth)),
             *single,
         ]
 
     def pictures(self, prediction: Prediction) -> dict[str, NDArray[Any]]:
         assert prediction.boundary is not None and prediction.boundary_depths is not None
-        maps = {"boundary": prediction.boundary, "thin": _thinned(prediction.boundary)}
+        maps = {"boundary": prediction.boundary, "thin": ridges(prediction.boundary)}
         names = depth_names(len(prediction.boundary_depths))
         maps |= dict(zip(names, prediction.boundary_depths, strict=True))
         return {name.replace(" ", "-"): _bytes(probability) for name, probability in maps.items()}
@@ -103,11 +104,11 @@ class BoundaryEvaluator:
     def add(self, index: int, sample: Sample, prediction: Prediction) -> None:
         assert prediction.boundary is not None and prediction.boundary_depths is not None
         truth = annotators(sample)
-        counts = count_boundaries(prediction.boundary, truth, num_thresholds=_THRESHOLDS)
+        counts = count_boundaries(ridges(prediction.boundary), truth, num_thresholds=_THRESHOLDS)
         self._counts.append(counts)
         maps = prediction.boundary_depths
         for name, probability in zip(depth_names(len(maps)), maps, strict=True):
-            single = count_boundaries(probability, truth, num_thresholds=_DEPTH_THRESHOLDS)
+            single = count_boundaries(ridges(probability), truth, num_thresholds=_DEPTH_THRESHOLDS)
             self._single.setdefault(name, []).append(single)
         self._rows.append(
             {
@@ -167,11 +168,6 @@ def annotators(sample: Sample) -> list[NDArray[np.bool_]]:
 def depth_names(number: int) -> list[str]:
     """Names of `boundary_depths`: depth 1 is the finest."""
     return [*(f"depth {depth}" for depth in range(1, number)), "fused"]
-
-
-def _thinned(boundary: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The probability on the thinned boundary, 0 elsewhere."""
-    return np.where(thin(boundary >= _REGION_THRESHOLD), boundary, 0)
 
 
 def _grey(values: NDArray[np.floating]) -> Picture:
