@@ -57,6 +57,9 @@ def losses(folder: Path, processes: int, *options: str) -> dict[str, np.ndarray]
     return {name: np.array(values) for name, (_, values) in training_curves(folder).items()}
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     folder = tmp_path_factory.mktemp("one") / "run"

@@ -179,6 +179,7 @@ print(len(found.scores), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_image_but_for_image_and_labels() -> None:
     """512 columns, and 512 against 4,096 rows: what each more pixel costs at the peak."""
     objects, peak = [], []
