@@ -98,8 +98,8 @@ def record(architecture: int, dim: int, half: bool) -> Iterator[Launch]:
     weight, instance = torch.ones(256), torch.zeros(256, dtype=torch.int64)
     for sources, log_weight in ((None, None), (None, weight), (rows, None), (rows, weight)):
         inputs = (rows, sources, log_weight, scalar, scalar, offsets, offsets)
-        mean_shift.forward(*inputs, half)
-        mean_shift.backward(rows, *inputs, rows, weight, log_weight is not None, half)
+        mean_shift.forward(*inputs, half, 0.0)
+        mean_shift.backward(rows, *inputs, rows, weight, log_weight is not None, half, 0.0)
     for with_gradient in (False, True):
         pairwise_loss.forward(rows, instance, weight, offsets, 0.5, with_gradient, half)
     if not half:
