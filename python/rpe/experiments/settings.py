@@ -65,7 +65,7 @@ class Steps:
 
     loops: tuple[int, ...] = (0, 1, 3, 5)
     """Values of T."""
-    training_steps: int = 300
+    training_steps: int = 500
     """Optimiser steps of each model."""
     seeds: int = 2
     """Models of each T."""
@@ -81,7 +81,7 @@ class Bandwidth:
     """Step sizes."""
     loops: int = 5
     """T at inference."""
-    training_steps: int = 400
+    training_steps: int = 1000
     """Optimiser steps of the model, which is trained at a bandwidth of 0.22 and eta 1."""
     seed: int = 0
     """Of the model."""
