@@ -16,7 +16,7 @@ from rpe_ops.autograd.connected_components import connected_components as connec
 from rpe_ops.autograd.mean_shift import mean_shift_step
 from rpe_ops.autograd.pairwise_loss import image_losses
 from rpe_ops.backends.rows import cosine_rounding, unit_rows
-from rpe_ops.backends.spatial_order import spatial_order
+from rpe_ops.backends.spatial_order import SMALLEST, spatial_order
 from rpe_ops.instances import SortedInstances, image_sums, instance_weights, sort_instances
 from rpe_ops.packing import compute_dtype, layout_of, packed
 
@@ -195,8 +195,9 @@ def mean_shift(
         RuntimeError: the chosen backend cannot run here.
 
     Notes:
-        With tol > 0 the points are put in an order that makes tiles tight, tiles too far apart to matter are left out
-        (backend cpu), and runs of points that have collapsed are summed as one centroid (every backend but reference).
+        With tol > 0, and 2,048 points or more in an image on average, the points are put in an order that makes tiles
+        tight, tiles too far apart to matter are left out (backend cpu), and runs of points that have collapsed are
+        summed as one centroid (every backend but reference).
         The guarantee: let d_i = sum_j m_j exp(kappa (x_i.x_j - 1)) and T the mass of the image. A tile is left out for
         row i only if an upper bound of each of its kernel values is at most tol/2 L_i / T, L_i <= d_i a lower bound:
         all that is left out weighs at most tol/2 d_i. A centroid changes a density by at most the share tol/2 (derived
@@ -250,6 +251,8 @@ def mean_shift(
             _scalar(kappa, points) if bandwidth is None else _scalar(bandwidth, points).square().reciprocal()
         )
         step_size = _scalar(eta, points)
+        if (moving if sources is None else sources).shape[0] < SMALLEST * layout.num_images:
+            tol = 0.0  # images so small cost less than the choice
         trajectory = []
         far = 1.0 + math.log(max(tol, 1e-30)) / concentration.detach()
         place = None  # where each row is now, once they have been put in an order that makes tiles tight

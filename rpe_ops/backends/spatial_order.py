@@ -5,6 +5,7 @@ wrong: it decides how much can be left out. Deterministic; O(N P D) with P pivot
 """
 
 # No `from __future__ import annotations`: torch.library reads the schema from the signature.
+import math
 from typing import Any
 
 import torch
@@ -12,14 +13,14 @@ from torch import Tensor
 
 from rpe_ops.backends.images import image_of_rows, row_bands
 
-# Below this many rows nothing is worth an order.
+# In images of fewer rows, on average, nothing is worth an order.
 SMALLEST = 2048
 # Two chunks of the kernels' 48 rows for each pivot; more than this many cost more than they bring.
 ROWS_PER_PIVOT = 96
 MOST_PIVOTS = 1024
 SAMPLES_PER_PIVOT = 4
-
-
+# Multiples of it, modulo 1, are as far from periodic as can be.
+GOLDEN_RATIO = (math.sqrt(5.0) - 1.0) / 2.0
 # An order is made where at least this share of a sample's pairs promise to lie in tiles that can be passed over.
 LEAST_SHARE = 0.2
 SAMPLES = 256
@@ -34,7 +35,7 @@ def spatial_order(points: Tensor, offsets: Tensor, far: Tensor) -> Tensor:
     """
     num_points = points.shape[0]
     identity = torch.arange(num_points, device=points.device)
-    if num_points < SMALLEST or not _promises(points, far):
+    if num_points < SMALLEST * (offsets.shape[0] - 1) or not _promises(points, far):
         return identity
     pivots = _walk(_choose_pivots(points, min(num_points // ROWS_PER_PIVOT, MOST_PIVOTS)))
     nearest = torch.empty_like(identity)
@@ -67,8 +68,9 @@ def _promises(points: Tensor, far: Tensor) -> bool:
 
 
 def _spread_evenly(points: Tensor, count: int) -> Tensor:
-    """`count` of the rows at even distances in memory."""
-    return points[torch.arange(count, device=points.device) * points.shape[0] // count]
+    """`count` of the rows, spread evenly and without a period, which the width of an image might share."""
+    place = torch.arange(count, dtype=torch.float64, device=points.device) * GOLDEN_RATIO % 1.0
+    return points[(place * points.shape[0]).long()]
 
 
 def _choose_pivots(points: Tensor, count: int) -> Tensor:
