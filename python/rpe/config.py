@@ -67,6 +67,10 @@ class ModelConfig:
     """Embedding dimension D."""
     foreground: bool = True
     """Add the head that tells objects from background; the tasks instance and proposals have it."""
+    core: bool = False
+    """The foreground head also learns which pixels lie inside an object, away from its rim; these alone are compared
+    and grouped, and objects grow from them over the rest of the foreground.
+    """
     num_classes: int = 0
     """Classes of the semantic head, the background counted; the tasks semantic and semantic_instance need it."""
     position_periods: tuple[float, ...] = ()
@@ -130,7 +134,9 @@ class DecodeConfig:
     foreground_threshold: float = 0.5
     """Probability above which a pixel belongs to an object."""
     core_threshold: float = 0.0
-    """Where higher than that: probability above which cells are grouped; objects then grow over the other pixels."""
+    """Probability of the inside (of the foreground, for a model without `model.core`) above which cells are grouped;
+    objects then grow over the rest of the foreground.
+    """
     num_steps: int | None = None
     """Mean-shift steps; by default grouping.num_steps."""
     threshold: float = 0.9

@@ -20,6 +20,7 @@ import rpe_ops
 
 from .config import DecodeConfig
 from .grouping import RecurrentGrouping
+from .model import has_core
 from .stitching import stitch
 from .windows import Packed, pack
 
@@ -51,7 +52,7 @@ def decode(
 
     Args:
         embedding: `[D, h, w]` unit vectors.
-        foreground: `[1, h, w]` logits, or None for a model without the head.
+        foreground: `[1, h, w]` logits, with a core head `[2, h, w]`; None for a model without the head.
         size: (H, W) of the image in pixels.
         grouping: moves the points; `config.num_steps` overrides its number of steps.
         config: thresholds and rules.
@@ -61,18 +62,20 @@ def decode(
     """
     stride = -(-size[0] // embedding.shape[1])
     probability = foreground_probability(foreground, size, config).to(embedding.device)
-    mask = probability > max(config.foreground_threshold, config.core_threshold)  # [H, W]
+    objects = probability > config.foreground_threshold  # [H, W]
+    core = core_probability(foreground, probability, config).to(embedding.device)
+    mask = objects & (core > config.core_threshold)
     cells = _covering(mask, stride)  # [h, w]
     clusters = _cluster(embedding, cells, grouping, config)  # [h, w], 0 = none
     labels = clusters.repeat_interleave(stride, 0).repeat_interleave(stride, 1)[: size[0], : size[1]]
     pixels = torch.where(mask, labels, 0).cpu().numpy()
     if config.background == "largest" and pixels.any():
         pixels = np.where(pixels == np.bincount(pixels[pixels > 0]).argmax(), 0, pixels)
-    if config.background == "head" and config.core_threshold > config.foreground_threshold:
+    if not mask.equal(objects):
         pixels = _grow(pixels, probability.cpu().numpy(), config)
-    objects = _clean(pixels, config)
-    scores = object_scores(objects, embedding, probability, stride)
-    return Segmentation(objects.astype(np.int32), scores)
+    pixels = _clean(pixels, config)
+    scores = object_scores(pixels, embedding, probability, stride)
+    return Segmentation(pixels.astype(np.int32), scores)
 
 
 @torch.no_grad()
@@ -108,9 +111,21 @@ def foreground_probability(foreground: Tensor | None, size: tuple[int, int], con
         raise ValueError(
             "decode.background is 'head' but the model has no foreground head; use 'largest' or 'none'"
         )
+    return _enlarged_probability(foreground[:1], size)
+
+
+def core_probability(foreground: Tensor | None, probability: Tensor, config: DecodeConfig) -> Tensor:
+    """`[H, W]` probability of lying inside an object; that of the foreground, `probability`, without a core head."""
+    if config.background != "head" or foreground is None or not has_core(foreground):
+        return probability
+    return _enlarged_probability(foreground[1:], (probability.shape[0], probability.shape[1]))
+
+
+def _enlarged_probability(logit: Tensor, size: tuple[int, int]) -> Tensor:
+    """`[1, h, w]` logits to probabilities `[H, W]`."""
     # By the stride, not to the size: where the stride does not divide the size, the last cell reaches beyond the image.
-    stride = -(-size[0] // foreground.shape[1])
-    logit = F.interpolate(foreground[None], scale_factor=float(stride), mode="bilinear", align_corners=False)
+    stride = -(-size[0] // logit.shape[1])
+    logit = F.interpolate(logit[None], scale_factor=float(stride), mode="bilinear", align_corners=False)
     return logit[0, 0, : size[0], : size[1]].sigmoid()
 
 

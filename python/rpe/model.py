@@ -25,12 +25,18 @@ class Output(NamedTuple):
     embedding: Tensor
     """`[B, D, h, w]` float32, unit length along D."""
     foreground: Tensor | None = None
-    """`[B, 1, h, w]` float32 logits, None for a model without a foreground head."""
+    """`[B, 1, h, w]` float32 logits, None for a model without a foreground head. With a core `[B, 2, h, w]`: the second map
+    says which pixels lie inside an object, with no other label beside them."""
     semantic: Tensor | None = None
     """`[B, K, h, w]` float32 logits of the classes, None for a model without a semantic head."""
     boundary: Tensor | None = None
     """`[B, L + 1, h, w]` float32 logits of the L depths and of their fusion, None for a model without a boundary head.
     With it, `embedding` holds the depths' embeddings one after the other, D / L channels each."""
+
+
+def has_core(foreground: Tensor) -> bool:
+    """Whether logits `[..., C, h, w]` hold a map of the insides too."""
+    return foreground.shape[-3] == 2
 
 
 class RPE(nn.Module):
@@ -42,6 +48,7 @@ class RPE(nn.Module):
             measured.
         dim: embedding dimension D; with a boundary head that of each depth.
         foreground: add a head that says which pixels belong to an object at all.
+        core: let that head also say which pixels lie inside one, away from its rim.
         position_periods: periods in pixels of position channels that are appended to the image (see
             `position.py`); the backbone then takes 3 + 4 * len(position_periods) channels.
         num_classes: K classes of a semantic head; 0 adds none.
@@ -59,12 +66,17 @@ class RPE(nn.Module):
         position_periods: Sequence[float] = (),
         grouping: RecurrentGrouping | None = None,
         *,
+        core: bool = False,
         num_classes: int = 0,
         boundary: bool = False,
     ) -> None:
         super().__init__()
         if dim < 2:
             raise ValueError(f"RPE: dim must be at least 2, got {dim}")
+        if core and not foreground:
+            raise ValueError(
+                "RPE: core needs the foreground head; set model.foreground too, or leave model.core out"
+            )
         self.backbone = backbone
         self.position = PeriodicPosition(position_periods)
         channels, self.output_stride = _describe(backbone, 3 + self.position.channels)
@@ -72,7 +84,7 @@ class RPE(nn.Module):
         self.dim = dim * len(widths) if boundary else dim
         self.boundary_head = BoundaryHead(widths, dim) if boundary else None
         self.embedding_head = None if boundary else nn.Conv2d(channels, dim, kernel_size=1)
-        self.foreground_head = nn.Conv2d(channels, 1, kernel_size=1) if foreground else None
+        self.foreground_head = nn.Conv2d(channels, 1 + core, kernel_size=1) if foreground else None
         self.semantic_head = nn.Conv2d(channels, num_classes, kernel_size=1) if num_classes else None
         self.grouping = RecurrentGrouping() if grouping is None else grouping
 

@@ -17,8 +17,8 @@ import rpe_ops
 from .config import ObjectiveConfig
 from .data.sample import IGNORE
 from .grouping import RecurrentGrouping
-from .losses import boundary_loss, foreground_loss, semantic_loss
-from .model import Output
+from .losses import boundary_loss, core_loss, foreground_loss, label_insides, semantic_loss
+from .model import Output, has_core
 from .sampling import sample_balanced
 from .windows import Packed, pack, random_origin
 
@@ -86,7 +86,11 @@ class Objective(nn.Module):
         )
         nothing = steps.new_zeros(())
         config = self.config
-        foreground = nothing if output.foreground is None else foreground_loss(output.foreground, label)
+        foreground = nothing
+        if output.foreground is not None:
+            foreground = foreground_loss(output.foreground[:, :1], label)
+            if has_core(output.foreground):
+                foreground = foreground + core_loss(output.foreground[:, 1:], label)
         classes = nothing
         if output.semantic is not None and semantic is not None:
             classes = semantic_loss(output.semantic, semantic)
@@ -105,6 +109,8 @@ class Objective(nn.Module):
         """`[num_steps + 1]` pairwise loss of the embedding and after each step: the mean over images of the mean over
         their windows, summed over the embedding's depths."""
         stride = _stride(output.embedding, label)
+        if output.foreground is not None and has_core(output.foreground):
+            label = torch.where(label_insides(label) | (label <= 0), label, IGNORE)
         packed, packed_label = self.pack_points(label[:, ::stride, ::stride], generator)
         image = packed.images(output.embedding[0, 0].numel())
         share = (len(label) * torch.bincount(image, minlength=len(label))[image]).reciprocal()  # [W]

@@ -69,6 +69,21 @@ def test_objects_grow_from_their_cores() -> None:
     assert (decode(embedding, foreground, label.shape, RecurrentGrouping(0), whole).labels == 1).all()
 
 
+def test_the_core_head_says_where_objects_begin() -> None:
+    """Two objects touch and look alike, and the foreground is sure of every pixel between them."""
+    label = np.zeros((16, 30), dtype=np.int64)
+    label[3:13, 2:14], label[3:13, 14:26] = 1, 2
+    core = np.full(label.shape, -5.0)
+    core[4:12, 3:13] = core[4:12, 15:25] = 5.0
+    embedding = torch.eye(4)[0][:, None, None].expand(4, 16, 30)
+    foreground = torch.from_numpy(np.stack([np.where(label > 0, 5.0, -5.0), core])).float()
+    found = {}
+    for threshold in (0.0, 0.5):
+        rules = DecodeConfig(core_threshold=threshold)
+        found[threshold] = decode(embedding, foreground, label.shape, RecurrentGrouping(0), rules).labels
+    assert found[0.0].max() == 1 and same_partition(found[0.5], label)
+
+
 def test_without_the_planar_cut_equal_objects_are_one() -> None:
     embedding, foreground, label = toy()
     result = decode(embedding, foreground, label.shape, RecurrentGrouping(1), DecodeConfig(connected=False))

@@ -52,6 +52,13 @@ def test_embedding_has_unit_length(name: str, norm: str) -> None:
     assert output.foreground is not None and output.foreground.shape == (2, 1, 10, 9)
 
 
+def test_a_core_is_a_second_map_of_the_foreground_head() -> None:
+    output = rpe.RPE(rpe.build_backbone("unet", channels=(8, 16)), core=True)(torch.rand(1, 3, 16, 16))
+    assert output.foreground is not None and output.foreground.shape == (1, 2, 8, 8)
+    with pytest.raises(ValueError, match="core needs the foreground head"):
+        rpe.RPE(nn.Conv2d(3, 4, 1), foreground=False, core=True)
+
+
 def test_any_module_that_returns_a_map_is_a_backbone() -> None:
     plain = nn.Sequential(nn.Conv2d(3, 7, 3, stride=2, padding=1), nn.BatchNorm2d(7))
     model = rpe.RPE(plain, dim=4, foreground=False)

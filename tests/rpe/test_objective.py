@@ -7,7 +7,7 @@ import torch.nn.functional as F
 import rpe_ops
 from rpe.config import ObjectiveConfig
 from rpe.grouping import RecurrentGrouping
-from rpe.losses import foreground_loss
+from rpe.losses import core_loss, foreground_loss, label_insides
 from rpe.model import Output
 from rpe.objective import Objective
 from rpe.sampling import sample_balanced
@@ -104,6 +104,38 @@ def test_foreground_loss_leaves_ignored_pixels_out() -> None:
     logit = torch.tensor([[[[20.0, -20.0, 20.0], [20.0, -20.0, -20.0]]]])
     assert foreground_loss(logit, label) < 1e-3
     assert foreground_loss(-logit, label) > 10
+
+
+def test_with_a_core_the_insides_alone_are_compared() -> None:
+    label = torch.zeros(1, 6, 9, dtype=torch.int64)
+    label[0, 1:6, :4], label[0, 1:6, 4:8], label[0, 0, 8] = 1, 2, -1
+    inside = torch.zeros(1, 6, 9, dtype=torch.bool)
+    inside[0, 2:6, :3] = inside[0, 2:6, 5:7] = True  # the edge of an image is no rim
+    assert torch.equal(label_insides(label), inside)
+
+    embedding = F.normalize(torch.randn(1, 3, 6, 9, generator=generator()), dim=1)
+    logit = torch.randn(1, 2, 6, 9, generator=generator())
+    losses = Objective(ObjectiveConfig(window=0))(
+        Output(embedding, logit), label, RecurrentGrouping(num_steps=0), generator()
+    )
+    points, chosen = embedding[0][:, inside[0]].T, label[inside]
+    expected = rpe_ops.pairwise_loss(points, chosen, normalizer="weights", reduction="mean")
+    torch.testing.assert_close(losses.steps[0], expected)
+    parts = foreground_loss(logit[:, :1], label) + core_loss(logit[:, 1:], label)
+    torch.testing.assert_close(losses.foreground, parts)
+
+
+def test_core_loss_weighs_rims() -> None:
+    label = torch.zeros(1, 7, 7, dtype=torch.int64)
+    label[0, 1:6, 1:6] = 1
+    inside = label_insides(label)
+    right = torch.where(inside, 20.0, -20.0)[:, None]
+    assert core_loss(right, label) < 1e-6
+    rim, ground = right.clone(), right.clone()
+    rim[0, 0, 1, 1], ground[0, 0, 0, 0] = 20.0, 20.0
+    torch.testing.assert_close(core_loss(rim, label), 3 * core_loss(ground, label))
+    label[0, 0, 0] = -1
+    assert core_loss(ground, label) < 1e-6
 
 
 @pytest.mark.parametrize("size", [0, 3, 4, 50])

@@ -34,7 +34,8 @@ KINDS = {"embedding": TrainingStep, "three classes": ThreeClassStep}
 _TUNING_IMAGES = 24
 """Training images, evenly spread, that thresholds are chosen on."""
 _FOREGROUND = (0.5, 0.6, 0.7)
-_CORE = (0.9, 0.95)
+_CORE = {True: (0.5, 0.7), False: (0.9, 0.95)}
+"""With and without a core head."""
 _THRESHOLDS = (0.9, 0.95)
 _INSIDE = (0.4, 0.5, 0.6, 0.7)
 
@@ -134,7 +135,7 @@ def _embedding(model: Path) -> tuple[Segment, list[Choice]]:
         ]
         return [predictor.decode(output, size, rule).labels for rule in rules]
 
-    return segment, list(product(_FOREGROUND, _CORE, _THRESHOLDS))
+    return segment, list(product(_FOREGROUND, _CORE[predictor.config.model.core], _THRESHOLDS))
 
 
 def _three_classes(model: Path) -> tuple[Segment, list[Choice]]:

@@ -22,7 +22,7 @@ from ..build import build_backbone_of
 from ..checkpoint import load_weights, read_checkpoint
 from ..config import Config
 from ..data import IGNORE
-from ..losses import foreground_loss
+from ..losses import RIM_WEIGHT, foreground_loss, label_insides
 from ..objective import Losses
 from ..position import Origin
 from ..preprocess import preprocess
@@ -64,7 +64,7 @@ class ThreeClassStep(nn.Module):
         border_weight: weight of border pixels in the cross-entropy.
     """
 
-    def __init__(self, config: Config, border_weight: float = 3.0) -> None:
+    def __init__(self, config: Config, border_weight: float = RIM_WEIGHT) -> None:
         super().__init__()
         self.model = ThreeClass(config)
         self.register_buffer("weight", torch.tensor([1.0, 1.0, border_weight]), persistent=False)
@@ -92,10 +92,8 @@ class ThreeClassStep(nn.Module):
 
 def classes(label: Tensor) -> Tensor:
     """`[B, H, W]` class of each pixel: the border of an object is where another label is within one pixel."""
-    padded = F.pad(label[:, None].double(), (1, 1, 1, 1), mode="replicate")
-    differs = F.max_pool2d(padded, 3, stride=1) != -F.max_pool2d(-padded, 3, stride=1)
-    inside = torch.where(differs[:, 0], BORDER, INSIDE)
-    return torch.where(label > 0, inside, label.clamp(max=BACKGROUND))
+    objects = torch.where(label_insides(label), INSIDE, BORDER)
+    return torch.where(label > 0, objects, label.clamp(max=BACKGROUND))
 
 
 class ThreeClassPredictor:
