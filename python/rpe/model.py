@@ -25,8 +25,8 @@ class Output(NamedTuple):
     embedding: Tensor
     """`[B, D, h, w]` float32, unit length along D."""
     foreground: Tensor | None = None
-    """`[B, 1, h, w]` float32 logits, None for a model without a foreground head. With a core `[B, 2, h, w]`: the second map
-    says which pixels lie inside an object, with no other label beside them."""
+    """`[B, 1, h, w]` float32 logits, None for a model without a foreground head. With a core `[B, 2, h, w]`:
+    the second map says which pixels lie inside an object, with no other label beside them."""
     semantic: Tensor | None = None
     """`[B, K, h, w]` float32 logits of the classes, None for a model without a semantic head."""
     boundary: Tensor | None = None
