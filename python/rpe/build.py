@@ -68,6 +68,7 @@ def build_model(config: Config, backbone: nn.Module | None = None, *, pretrained
         foreground=settings.foreground and heads.foreground,
         core=settings.core and heads.foreground,
         position_periods=settings.position_periods,
+        rotation_periods=settings.rotation_periods,
         grouping=grouping,
         num_classes=settings.num_classes if heads.semantic else 0,
         boundary=heads.boundary,

@@ -75,6 +75,8 @@ class ModelConfig:
     """Classes of the semantic head, the background counted; the tasks semantic and semantic_instance need it."""
     position_periods: tuple[float, ...] = ()
     """Periods in pixels of sine and cosine channels of the position, appended to the image."""
+    rotation_periods: tuple[float, ...] = ()
+    """Periods in pixels at which the position turns the channels of the embedding."""
     normalize: Literal["none", "percentile"] = "none"
     """Stretch each image between its 1st and 99.8th percentile before the network sees it."""
     invert_bright: bool = False

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .boundary_head import BoundaryHead
 from .grouping import RecurrentGrouping
-from .position import Origin, PeriodicPosition
+from .position import Origin, PeriodicPosition, PositionRotation
 
 
 class Output(NamedTuple):
@@ -54,6 +54,8 @@ class RPE(nn.Module):
         num_classes: K classes of a semantic head; 0 adds none.
         boundary: embed every level of the backbone (its `levels(image)` and `level_channels`, finest first; a backbone
             without them has one) and add a boundary head, see `boundary_head.py`.
+        rotation_periods: periods in pixels at which the position turns the embedding's channels (see `position.py`); a
+            boundary head's embeddings are not turned.
         grouping: the recurrent grouping that belongs to this network, kept here so that a learnt kappa is
             saved with the weights; None takes `RecurrentGrouping()`. `forward` does not call it.
     """
@@ -64,6 +66,7 @@ class RPE(nn.Module):
         dim: int = 16,
         foreground: bool = True,
         position_periods: Sequence[float] = (),
+        rotation_periods: Sequence[float] = (),
         grouping: RecurrentGrouping | None = None,
         *,
         core: bool = False,
@@ -83,6 +86,7 @@ class RPE(nn.Module):
         widths = getattr(backbone, "level_channels", (channels,))
         self.dim = dim * len(widths) if boundary else dim
         self.boundary_head = BoundaryHead(widths, dim) if boundary else None
+        self.rotation = PositionRotation(rotation_periods, dim, self.output_stride)
         self.embedding_head = None if boundary else nn.Conv2d(channels, dim, kernel_size=1)
         self.foreground_head = nn.Conv2d(channels, 1 + core, kernel_size=1) if foreground else None
         self.semantic_head = nn.Conv2d(channels, num_classes, kernel_size=1) if num_classes else None
@@ -92,7 +96,7 @@ class RPE(nn.Module):
         """`[B, 3, H, W]` floats in 0..1 to an `Output` at the backbone's stride.
 
         `origin` is the row and column of the first pixel where the image is a part of a larger one, one for all
-        images or `[B, 2]`; it matters to position channels alone.
+        images or `[B, 2]`; it matters to position channels and rotations alone.
         """
         if image.dim() != 4 or image.shape[1] != 3 or not image.is_floating_point():
             raise ValueError(
@@ -105,7 +109,7 @@ class RPE(nn.Module):
         if self.boundary_head is not None:
             embedding, boundary = self.boundary_head(levels)
         elif self.embedding_head is not None:
-            embedding = F.normalize(self.embedding_head(feature).float(), dim=1)
+            embedding = self.rotation(F.normalize(self.embedding_head(feature).float(), dim=1), origin)
         foreground = None if self.foreground_head is None else self.foreground_head(feature).float()
         semantic = None if self.semantic_head is None else self.semantic_head(feature).float()
         return Output(embedding, foreground, semantic, boundary)

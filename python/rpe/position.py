@@ -57,3 +57,52 @@ class PeriodicPosition(nn.Module):
         place = start[:, None] + torch.arange(length, device=start.device)
         period = torch.tensor(self.periods, device=start.device)[:, None]
         return 2 * math.pi * (place[:, None].to(period.dtype) % period / period)
+
+
+class PositionRotation(nn.Module):
+    """Turn the channels of an embedding with the position, two by two: channel pair k of K turns once per period along
+    direction pi k / K in the image, the periods taken in turn (after Su et al., RoFormer, 2021, where channels inside a
+    network turn).
+
+    A head that says at every pixel how far it lies from the middle of its object, with no knowledge of where in the
+    image that is, then gives all pixels of an object one embedding, and another to its neighbours. Lengths and, for
+    two images or parts of one image, similarities stay what they are when both are shifted.
+
+    Args:
+        periods: in pixels; none leaves embeddings as they are.
+        dim: channels D; an odd last one stays.
+        stride: pixels per cell.
+    """
+
+    def __init__(self, periods: Sequence[float], dim: int, stride: int) -> None:
+        super().__init__()
+        if any(period <= 0 for period in periods):
+            raise ValueError(f"model.rotation_periods must be above 0, got {tuple(periods)}")
+        self.periods = tuple(float(period) for period in periods)
+        self.pairs = dim // 2 if periods else 0
+        self.stride = stride
+
+    def forward(self, embedding: Tensor, origin: Origin = (0, 0)) -> Tensor:
+        """`[B, D, h, w]`; `origin` as for `PeriodicPosition`."""
+        if self.pairs == 0:
+            return embedding
+        batch, _, height, width = embedding.shape
+        start = torch.as_tensor(origin, device=embedding.device).expand(batch, 2)
+        turn = [math.pi * pair / self.pairs for pair in range(self.pairs)]
+        down = self._phase([math.sin(angle) for angle in turn], start[:, 0], height)[
+            ..., None
+        ]  # [B, K, h, 1]
+        across = self._phase([math.cos(angle) for angle in turn], start[:, 1], width)[
+            :, :, None
+        ]  # [B, K, 1, w]
+        cosine, sine = (down + across).cos(), (down + across).sin()
+        first, second = embedding[:, : 2 * self.pairs].chunk(2, dim=1)
+        turned = [first * cosine - second * sine, first * sine + second * cosine]
+        return torch.cat([*turned, embedding[:, 2 * self.pairs :]], dim=1)
+
+    def _phase(self, share: Sequence[float], start: Tensor, length: int) -> Tensor:
+        """`[B, K, length]` angles along one axis, reduced in float64 so that they are as exact far from the origin."""
+        place = (start[:, None] + self.stride * torch.arange(length, device=start.device)).double()
+        turns = [part / self.periods[pair % len(self.periods)] for pair, part in enumerate(share)]
+        rate = torch.tensor(turns, dtype=torch.float64, device=start.device)[:, None]
+        return (2 * math.pi * (place[:, None] * rate).frac()).float()

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import rpe
 from rpe.backbones import ResNetFPN, UNet
 from rpe.config import ModelConfig
-from rpe.position import PeriodicPosition
+from rpe.position import Origin, PeriodicPosition, PositionRotation
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4, 8])
@@ -102,6 +103,50 @@ def test_position_is_periodic_and_follows_the_origin() -> None:
     assert torch.equal(position(image, (3, 2))[1], each[1])
     far = position(image, (8 * 10**6, 4 * 10**6))
     assert torch.equal(far, out), "exact far from the first pixel"
+
+
+def test_rotation_turns_pairs_of_channels_with_the_position() -> None:
+    rotation = PositionRotation(
+        (8, 16), dim=5, stride=2
+    )  # two pairs: 8 pixels along the rows, 16 down the columns
+    embedding = F.normalize(torch.randn(5, generator=torch.Generator().manual_seed(0)), dim=0)
+    whole = rotation(embedding[None, :, None, None].expand(2, 5, 12, 10))
+    torch.testing.assert_close(whole[0, :, 0, 0], embedding)
+    torch.testing.assert_close(whole.norm(dim=1), torch.ones(2, 12, 10))
+    expected = embedding.clone()
+    expected[[0, 1, 2, 3]] = embedding[[2, 3, 0, 1]] * torch.tensor(
+        [-1.0, -1.0, 1.0, 1.0]
+    )  # a quarter of a turn each
+    torch.testing.assert_close(whole[0, :, 2, 1], expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(whole[:, :, 8:, 4:], whole[:, :, :4, :6], atol=1e-5, rtol=0)
+
+
+def test_rotation_keeps_similarities_wherever_an_image_lies() -> None:
+    rotation = PositionRotation((24, 48), dim=8, stride=4)
+    embedding = torch.randn(2, 8, 6, 7, generator=torch.Generator().manual_seed(0))
+
+    def similarities(origin: Origin) -> torch.Tensor:
+        rows = rotation(embedding, origin).flatten(2)
+        return rows.mT @ rows
+
+    here = similarities((0, 0))
+    torch.testing.assert_close(similarities((13, 10**6)), here, atol=1e-4, rtol=0)
+    torch.testing.assert_close(similarities(torch.tensor([[5, 3], [10**6, 7]])), here, atol=1e-4, rtol=0)
+    part = rotation(embedding[:, :, 2:, 3:], (8, 12))
+    torch.testing.assert_close(part, rotation(embedding)[:, :, 2:, 3:], atol=1e-5, rtol=0)
+    assert PositionRotation((), dim=8, stride=4)(embedding) is embedding
+    with pytest.raises(ValueError, match="rotation_periods must be above 0"):
+        PositionRotation((0.0,), dim=8, stride=4)
+
+
+def test_a_model_with_rotation_takes_the_backbone_as_it_is() -> None:
+    settings = ModelConfig(rotation_periods=(16, 32), channels=(8, 8), dim=4)
+    model = rpe.build_model(rpe.Config(model=settings)).eval()
+    image = torch.rand(1, 3, 18, 20)
+    output, moved = model(image), model(image, (3, 5))
+    torch.testing.assert_close(output.embedding.norm(dim=1), torch.ones(1, 9, 10))
+    assert torch.equal(output.foreground, moved.foreground)
+    assert not torch.allclose(output.embedding, moved.embedding, atol=0.1)
 
 
 def test_model_with_position_channels_takes_wider_backbones() -> None:
