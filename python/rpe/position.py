@@ -89,13 +89,9 @@ class PositionRotation(nn.Module):
         batch, _, height, width = embedding.shape
         start = torch.as_tensor(origin, device=embedding.device).expand(batch, 2)
         turn = [math.pi * pair / self.pairs for pair in range(self.pairs)]
-        down = self._phase([math.sin(angle) for angle in turn], start[:, 0], height)[
-            ..., None
-        ]  # [B, K, h, 1]
-        across = self._phase([math.cos(angle) for angle in turn], start[:, 1], width)[
-            :, :, None
-        ]  # [B, K, 1, w]
-        cosine, sine = (down + across).cos(), (down + across).sin()
+        down = self._phase([math.sin(angle) for angle in turn], start[:, 0], height).unsqueeze(3)
+        across = self._phase([math.cos(angle) for angle in turn], start[:, 1], width).unsqueeze(2)
+        cosine, sine = (down + across).cos(), (down + across).sin()  # [B, K, h, w]
         first, second = embedding[:, : 2 * self.pairs].chunk(2, dim=1)
         turned = [first * cosine - second * sine, first * sine + second * cosine]
         return torch.cat([*turned, embedding[:, 2 * self.pairs :]], dim=1)

@@ -20,7 +20,7 @@ from rpe.predict import Prediction, Predictor, as_image
 from rpe.preprocess import preprocess
 
 SETTINGS = Config(
-    model=ModelConfig(channels=(8, 8), dim=4, position_periods=(11.0,)),
+    model=ModelConfig(channels=(8, 8), dim=4, position_periods=(11.0,), rotation_periods=(13.0,)),
     decode=DecodeConfig(window=16, min_size=4, foreground_threshold=0.45),
 )
 
