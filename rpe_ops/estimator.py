@@ -18,6 +18,7 @@ from rpe_ops import dispatch
 from rpe_ops.autograd.seeding import nearest_rows
 from rpe_ops.backends.rows import unit_rows
 from rpe_ops.functional import connected_components, mean_shift
+from rpe_ops.packing import packed
 from rpe_ops.seeding import assign_to_modes, select_seeds
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class MeanShift(ClusterMixin, BaseEstimator):
             assert isinstance(moved, Tensor)
             label = cluster_of_moved = connected_components(moved, **shared)
         else:
-            index = select_seeds(points, self.num_seeds)
+            index = select_seeds(points, self.num_seeds, backend=self.backend)
             assert isinstance(index, Tensor)
             moved = mean_shift(points, seeds=points[index], **recurrence)
             assert isinstance(moved, Tensor)
@@ -131,10 +132,13 @@ class MeanShift(ClusterMixin, BaseEstimator):
     def predict(self, X: ArrayLike) -> NDArray[np.int64]:
         """The cluster `[n_samples]` whose centre is nearest to each row of `X [n_samples, n_features]`."""
         check_is_fitted(self)
-        points = unit_rows(self._points(X, fitting=False))
+        points = unit_rows(packed(self._points(X, fitting=False)))
         centres = torch.as_tensor(self.cluster_centers_, dtype=points.dtype, device=points.device)
         ends = (torch.tensor([0, len(rows)], device=points.device) for rows in (points, centres))
-        return nearest_rows(points, centres, *ends).cpu().numpy()
+        backend = dispatch.resolve(
+            "MeanShift", self.backend, points.device.type, points.dtype, points.shape[1]
+        )
+        return nearest_rows(points, centres, *ends, backend).cpu().numpy()
 
     def _points(self, X: ArrayLike, fitting: bool) -> Tensor:
         """`X`, checked, as a tensor on the device; float32 stays, everything else becomes float64."""

@@ -251,7 +251,7 @@ def mean_shift(
             _scalar(kappa, points) if bandwidth is None else _scalar(bandwidth, points).square().reciprocal()
         )
         step_size = _scalar(eta, points)
-        if (moving if sources is None else sources).shape[0] < SMALLEST * layout.num_images:
+        if tol > 0.0 and (moving if sources is None else sources).shape[0] < SMALLEST * layout.num_images:
             tol = 0.0  # images so small cost less than the choice
         trajectory = []
         far = 1.0 + math.log(max(tol, 1e-30)) / concentration.detach()

@@ -28,7 +28,7 @@ class Cost(NamedTuple):
     numbers: int
     """Bytes of a point beside its rows: indices, weights, densities."""
     rows_beside_bands: int = 0
-    """Tensors [N, D] beside the bands of pairs (backend `torch`)."""
+    """Tensors [N, D] beside the bands of pairs (backend `torch`), or at another moment without bands."""
     bands: float = 0.0
     """Bands of at most 2^20 pairs that live at once (backend `torch` on a CPU)."""
 
@@ -37,7 +37,7 @@ class Cost(NamedTuple):
 COSTS = {
     ("pairwise_loss", False): (Cost(6 + 1 / 48, 0, 1, 33), Cost(7, 0, 1, 32, 3, 3.3)),
     ("pairwise_loss", True): (Cost(8 + 1 / 48, 0, 1, 49), Cost(9, 0, 1, 48, 6, 3.3)),
-    ("mean_shift", False): (Cost(7, 0, 0, 32), Cost(9, 0, 0, 32, 3, 3)),
+    ("mean_shift", False): (Cost(7, 0, 0, 32), Cost(7, 0, 0, 32, 3, 3)),
     ("mean_shift", True): (Cost(11, 2, 0, 128), Cost(9, 2, 0, 128, 9, 5)),
     ("connected_components", False): (Cost(4 + 1 / 48, 0, 1, 17), Cost(4, 0, 1, 24, 1, 3.5)),
 }
@@ -46,6 +46,9 @@ SEEDED_COSTS = {
     False: (Cost(4, 0, 1, 16), Cost(4, 0, 1, 16, 1, 3)),
     True: (Cost(8, 0, 0, 32), Cost(8, 0, 0, 32, 5, 5)),
 }
+# The same in backend cpu without a gradient, where there are at least this many points for each seed.
+POINTS_PER_STREAMED_SEED = 4
+STREAMED_COST = Cost(1.25, 0, 1, 4, 2)
 OPERATORS = tuple(dict.fromkeys(operator for operator, _ in COSTS))
 PAIRS_OF_A_BAND = 1 << 20
 # Scratch space of the kernels' threads.
@@ -102,6 +105,9 @@ def peak_bytes(
     moving, fixed = num_points, Cost(0, 0, 0, 0)
     if num_seeds is not None:
         moving, fixed = num_seeds, SEEDED_COSTS[gradient][which]
+        streamed = POINTS_PER_STREAMED_SEED * num_seeds <= num_points
+        if backend == "cpu" and streamed and not gradient:
+            fixed = STREAMED_COST
     per_step = cost.rows_per_step * num_steps
     half = own < itemsize
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rpe_ops import validate
+from rpe_ops import dispatch, validate
 from rpe_ops.autograd.seeding import farthest_points, nearest_rows
 from rpe_ops.backends.images import image_of_rows
 from rpe_ops.backends.rows import unit_rows
@@ -25,6 +25,7 @@ def select_seeds(
     first: str | int | Tensor = "farthest",
     offsets: Tensor | None = None,
     normalize: bool = True,
+    backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Farthest-point seeding on the unit sphere: which points to start seeded mean shift from. Nothing is random.
 
@@ -39,6 +40,7 @@ def select_seeds(
             points. Or the number of a row within each image: one integer for all, or an integer tensor `[B]`.
         offsets: `[B+1]` integer row offsets of a packed ragged batch. Images are never mixed.
         normalize: divide each row by its length first. False: rows are taken as unit vectors.
+        backend: `"auto"`, `"reference"`, `"torch"`, `"cpu"`, `"triton"` or `"cuda"`.
 
     Returns:
         int64 row numbers: `[M]` for `[N, D]`; `[B, M]`, counted within each image, for `[B, N, D]`; for a packed batch
@@ -48,12 +50,14 @@ def select_seeds(
 
     Raises:
         TypeError, ValueError: an argument is wrong; the message names it and the remedy.
+        RuntimeError: the chosen backend cannot run here.
 
     Notes:
         Where every point coincides with a seed (within the rounding of a cosine), the first seed is repeated: an image
         with fewer than M distinct points still has M seeds, and its modes are the same. Points with NaN or infinity
-        are never chosen. M passes over the points, memory O(N D); plain PyTorch on every device, so there is no backend
-        to choose.
+        are never chosen. Memory O(N D); all images advance together. Backend cpu looks only at points that can be the
+        next seed; the others make M passes over all points in PyTorch. Backends may differ where two points are equally
+        far within rounding.
 
     Reference:
         T. Gonzalez, "Clustering to minimize the maximum intercluster distance", Theoretical Computer Science 1985.
@@ -72,6 +76,9 @@ def select_seeds(
     num_seeds = validate.positive_count(
         function, "num_seeds", num_seeds, "give the number of seeds of one image"
     )
+    resolved = dispatch.resolve(
+        function, backend, embedding.device.type, embedding.dtype, embedding.shape[-1]
+    )
     with torch.no_grad(), torch.autocast(embedding.device.type, enabled=False):
         layout = layout_of(embedding, offsets)
         if layout.points_per_image == 0 and layout.num_images:
@@ -87,6 +94,7 @@ def select_seeds(
             num_seeds,
             first_rows,
             layout.points_per_image or 0,
+            resolved,
         )
         if layout.points_per_image is not None:
             return index[0] if layout.unbatched else index
@@ -128,8 +136,7 @@ def assign_to_modes(
         threshold: similarity in [0, 1] from which two modes are one; 0.95 is usual in robotics.
         offsets, mode_offsets: `[B+1]` integer row offsets of packed ragged batches. Images are never mixed.
         normalize: divide each row by its length first. False: rows are taken as unit vectors.
-        backend: of the components: `"auto"`, `"reference"`, `"torch"`, `"cpu"`, `"triton"` or `"cuda"`. The nearest
-            mode is looked for in plain PyTorch.
+        backend: `"auto"`, `"reference"`, `"torch"`, `"cpu"`, `"triton"` or `"cuda"`.
 
     Returns:
         int64 labels with the embedding's leading shape. They number the merged modes, 0..C-1 in each image in order of
@@ -151,18 +158,21 @@ def assign_to_modes(
     validate.embedding_rows(function, embedding, offsets)
     validate.seeds(function, modes, embedding, mode_offsets, name="modes", offsets_name="mode_offsets")
     threshold = validate.unit_interval(function, "threshold", threshold)
+    resolved = dispatch.resolve(
+        function, backend, embedding.device.type, embedding.dtype, embedding.shape[-1]
+    )
     with torch.no_grad(), torch.autocast(embedding.device.type, enabled=False):
         layout, mode_layout = layout_of(embedding, offsets), layout_of(modes, mode_offsets)
         validate.same_images(
             function, layout.num_images, mode_layout.num_images, name="modes", offsets_name="mode_offsets"
         )
         merged = connected_components(
-            modes, threshold=threshold, offsets=mode_offsets, normalize=normalize, backend=backend
+            modes, threshold=threshold, offsets=mode_offsets, normalize=normalize, backend=resolved
         ).flatten()
         points, targets = packed(embedding), packed(modes)
         if normalize:
             points, targets = unit_rows(points), unit_rows(targets)
-        nearest = nearest_rows(points, targets, layout.offsets, mode_layout.offsets)
+        nearest = nearest_rows(points, targets, layout.offsets, mode_layout.offsets, resolved)
         if merged.shape[0]:
             start = mode_layout.offsets[image_of_rows(layout.offsets, points.shape[0])]
             nearest = torch.where(

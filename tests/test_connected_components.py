@@ -224,6 +224,12 @@ def test_without_normalising(backend):
     )
 
 
+def test_a_batch_without_images(backend):
+    nothing = torch.zeros(0, 4, dtype=problems.widest())
+    label = rpe_ops.connected_components(nothing, threshold=0.9, offsets=torch.tensor([0]), backend=backend)
+    assert label.shape == (0,)
+
+
 # Determinism
 
 

@@ -45,26 +45,40 @@ def spread_modes(dim: int = 4) -> Tensor:
 
 @pytest.mark.parametrize("first", [None, 0, 17])
 @pytest.mark.parametrize("dim", [2, 8, 64])
-def test_seeds_are_the_farthest_points(first, dim):
+def test_seeds_are_the_farthest_points(backend, first, dim):
     embedding = problems.clustered(60, dim, clusters=7)
     expected = naive.looped_farthest_points(embedding.tolist(), 20, first)
     options = {} if first is None else {"first": first}
-    assert rpe_ops.select_seeds(embedding, 20, **options).tolist() == expected
+    assert rpe_ops.select_seeds(embedding, 20, **options, backend=backend).tolist() == expected
 
 
-def test_labels_are_those_of_the_nearest_modes():
+@pytest.mark.parametrize("threads", [1, 3])
+def test_many_seeds_of_large_images(backend, threads):
+    """Larger than what a kernel looks at together, with most points far from any next seed."""
+    images = [
+        problems.clustered(size, 5, seed=size, clusters=12, spread=0.1) for size in (1_501, 7, 2_000, 1_990)
+    ]
+    offsets = torch.tensor([0, 1_501, 1_508, 3_508, 5_498])
+    arguments = {"embedding": torch.cat(images), "num_seeds": 150, "offsets": offsets}
+    torch.set_num_threads(threads)
+    index, _ = rpe_ops.select_seeds(**arguments, backend=backend)
+    torch.set_num_threads(1)
+    assert torch.equal(index, rpe_ops.select_seeds(**arguments, backend="reference")[0])
+
+
+def test_labels_are_those_of_the_nearest_modes(backend):
     embedding, modes = problems.clustered(80, 4, clusters=9), spread_modes()
     expected = naive.looped_assignment(embedding.tolist(), modes.tolist(), 0.95)
-    label = assign(embedding, modes)
+    label = assign(embedding, modes, backend=backend)
     assert label.tolist() == expected and len(set(expected)) > 2
 
 
 @pytest.mark.parametrize("dtype", problems.DTYPES)
-def test_dtypes(dtype):
+def test_dtypes(backend, dtype):
     embedding = torch.eye(5)[torch.arange(40) % 5].to(dtype)
-    index = rpe_ops.select_seeds(embedding, 5)
+    index = rpe_ops.select_seeds(embedding, 5, backend=backend)
     assert index.dtype == torch.int64 and sorted(index.remainder(5).tolist()) == [0, 1, 2, 3, 4]
-    assert torch.equal(assign(embedding, embedding[:5]), torch.arange(40) % 5)
+    assert torch.equal(assign(embedding, embedding[:5], backend=backend), torch.arange(40) % 5)
 
 
 def test_a_chain_of_near_modes_is_one():
@@ -116,28 +130,30 @@ def test_no_point_is_farther_than_the_next_seed():
     assert float((unit @ seeds[:20].T).amax(1).min()) == pytest.approx(gaps[-1])
 
 
-def test_images_are_independent():
+def test_images_are_independent(backend):
     batch = problems.ragged()
-    index, seed_offsets = rpe_ops.select_seeds(batch.embedding, 4, offsets=batch.offsets)
+    index, seed_offsets = rpe_ops.select_seeds(batch.embedding, 4, offsets=batch.offsets, backend=backend)
     assert seed_offsets.diff().tolist() == [4 if rows.stop > rows.start else 0 for rows in batch.images()]
     seeds = batch.embedding[index]
-    label = assign(batch.embedding, seeds, offsets=batch.offsets, mode_offsets=seed_offsets)
+    label = assign(batch.embedding, seeds, offsets=batch.offsets, mode_offsets=seed_offsets, backend=backend)
     for image, rows in enumerate(batch.images()):
         if rows.stop > rows.start:
             own = slice(*seed_offsets[image : image + 2].tolist())
-            alone = rpe_ops.select_seeds(batch.embedding[rows], 4)
+            alone = rpe_ops.select_seeds(batch.embedding[rows], 4, backend=backend)
             assert torch.equal(index[own] - rows.start, alone)
-            assert torch.equal(label[rows], assign(batch.embedding[rows], seeds[own]))
+            assert torch.equal(label[rows], assign(batch.embedding[rows], seeds[own], backend=backend))
 
 
-def test_a_batch_is_its_images():
+def test_a_batch_is_its_images(backend):
     images, modes = problems.clustered(60, 4).reshape(3, 20, 4), problems.directions(3, 5, 4)
     first = torch.tensor([3, 0, 19])
-    index, label = rpe_ops.select_seeds(images, 6, first=first), assign(images, modes)
+    index = rpe_ops.select_seeds(images, 6, first=first, backend=backend)
+    label = assign(images, modes, backend=backend)
     assert torch.equal(index[:, 0], first)
     for image in range(3):
-        assert torch.equal(index[image], rpe_ops.select_seeds(images[image], 6, first=int(first[image])))
-        assert torch.equal(label[image], assign(images[image], modes[image]))
+        alone = rpe_ops.select_seeds(images[image], 6, first=int(first[image]), backend=backend)
+        assert torch.equal(index[image], alone)
+        assert torch.equal(label[image], assign(images[image], modes[image], backend=backend))
 
 
 def test_modes_have_the_labels_of_their_components(backend):
@@ -150,52 +166,52 @@ def test_modes_have_the_labels_of_their_components(backend):
 # Edges
 
 
-def test_all_points_as_seeds_are_all_points():
+def test_all_points_as_seeds_are_all_points(backend):
     embedding = problems.clustered(20, 3)
-    assert sorted(rpe_ops.select_seeds(embedding, 20).tolist()) == list(range(20))
+    assert sorted(rpe_ops.select_seeds(embedding, 20, backend=backend).tolist()) == list(range(20))
 
 
 @pytest.mark.parametrize("dim", problems.DIMS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_covered_points_repeat_the_first_seed(dim, dtype):
+def test_covered_points_repeat_the_first_seed(backend, dim, dtype):
     distinct = min(3, dim + 1)
     centres = problems.directions(3, dim, seed=1).to(dtype)[:distinct]
     if dim == 1:
         centres = torch.tensor([[1.0], [-1.0]], dtype=dtype)
     copies = centres.repeat(11, 1) * (1.0 + torch.arange(11 * distinct)[:, None]).to(dtype)
-    index = rpe_ops.select_seeds(copies, 9)
+    index = rpe_ops.select_seeds(copies, 9, backend=backend)
     assert sorted((index[:distinct] % distinct).tolist()) == list(range(distinct))
     assert bool((index[distinct:] == index[0]).all())
 
 
-def test_zero_rows_are_at_a_right_angle_to_everything():
+def test_zero_rows_are_at_a_right_angle_to_everything(backend):
     rows = torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 0.01]])
-    assert rpe_ops.select_seeds(rows, 3, first=0).tolist() == [0, 1, 2]
-    assert assign(rows, rows[:1], 0.9).tolist() == [0, 0, 0]
+    assert rpe_ops.select_seeds(rows, 3, first=0, backend=backend).tolist() == [0, 1, 2]
+    assert assign(rows, rows[:1], 0.9, backend=backend).tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_nonfinite_points_are_not_chosen_and_belong_to_nothing(value):
+def test_nonfinite_points_are_not_chosen_and_belong_to_nothing(backend, value):
     embedding = problems.clustered(12, 3)
     embedding[[0, 7], 1] = value
     kept = embedding.isfinite().all(1).nonzero()[:, 0]
-    index = rpe_ops.select_seeds(embedding, 10)
-    assert torch.equal(index, kept[rpe_ops.select_seeds(embedding[kept], 10)])
-    label = assign(embedding, embedding[kept[:3]])
+    index = rpe_ops.select_seeds(embedding, 10, backend=backend)
+    assert torch.equal(index, kept[rpe_ops.select_seeds(embedding[kept], 10, backend=backend)])
+    label = assign(embedding, embedding[kept[:3]], backend=backend)
     assert label[[0, 7]].tolist() == [-1, -1]
-    assert torch.equal(label[kept], assign(embedding[kept], embedding[kept[:3]]))
+    assert torch.equal(label[kept], assign(embedding[kept], embedding[kept[:3]], backend=backend))
     modes = torch.cat([embedding[:1], embedding[kept[:3]]])
-    assert torch.equal(assign(embedding[kept], modes), label[kept] + 1)
-    assert rpe_ops.select_seeds(embedding[[0, 7]], 2).tolist() == [0, 0]
+    assert torch.equal(assign(embedding[kept], modes, backend=backend), label[kept] + 1)
+    assert rpe_ops.select_seeds(embedding[[0, 7]], 2, backend=backend).tolist() == [0, 0]
 
 
-def test_without_points_or_modes():
+def test_without_points_or_modes(backend):
     empty = torch.zeros(0, 3)
-    index, seed_offsets = rpe_ops.select_seeds(empty, 4, offsets=torch.tensor([0, 0, 0]))
+    index, seed_offsets = rpe_ops.select_seeds(empty, 4, offsets=torch.tensor([0, 0, 0]), backend=backend)
     assert index.shape == (0,) and seed_offsets.tolist() == [0, 0, 0]
-    assert rpe_ops.select_seeds(torch.zeros(0, 5, 3), 4).shape == (0, 4)
-    assert assign(empty, problems.directions(2, 3).float()).shape == (0,)
-    assert assign(torch.eye(3), empty).tolist() == [-1, -1, -1]
+    assert rpe_ops.select_seeds(torch.zeros(0, 5, 3), 4, backend=backend).shape == (0, 4)
+    assert assign(empty, problems.directions(2, 3).float(), backend=backend).shape == (0,)
+    assert assign(torch.eye(3), empty, backend=backend).tolist() == [-1, -1, -1]
 
 
 def test_strided_inputs_and_gradients_are_taken():
@@ -209,9 +225,10 @@ def test_strided_inputs_and_gradients_are_taken():
     assert torch.equal(assign(unit, unit[index], normalize=False), assign(rows, rows[index]))
 
 
-def test_equal_inputs_give_equal_seeds():
+def test_equal_inputs_give_equal_seeds(backend):
     rows = problems.clustered(1_111, 8).float()
-    assert torch.equal(rpe_ops.select_seeds(rows, 40), rpe_ops.select_seeds(rows.clone(), 40))
+    index = rpe_ops.select_seeds(rows, 40, backend=backend)
+    assert torch.equal(rpe_ops.select_seeds(rows.clone(), 40, backend=backend), index)
 
 
 # Errors
@@ -259,7 +276,7 @@ def test_mistakes_in_assigning_are_named(error, match, arguments):
 
 def test_vmap_over_images():
     images, modes = problems.clustered(60, 4).reshape(3, 20, 4), problems.directions(3, 5, 4)
-    index = torch.func.vmap(lambda rows: rpe_ops.select_seeds(rows, 6))(images)
+    index = torch.func.vmap(lambda rows: rpe_ops.select_seeds(rows, 6, backend="torch"))(images)
     assert torch.equal(index, rpe_ops.select_seeds(images, 6))
     label = torch.func.vmap(lambda rows, targets: assign(rows, targets, backend="torch"))(images, modes)
     assert torch.equal(label, assign(images, modes))
@@ -283,10 +300,10 @@ def test_compiled_and_exported():
     torch._dynamo.reset()
 
 
-def test_opcheck():
+def test_opcheck(backend):
     points = naive.unit_rows(problems.clustered(12, 4))
     offsets, others = torch.tensor([0, 5, 5, 12]), torch.tensor([0, 2, 3, 5])
     first = torch.tensor([-1, 0, 3])
     for arguments in ((points, offsets, 4, first, 0), (points, torch.tensor([0, 6, 12]), 4, first[:2], 6)):
-        torch.library.opcheck(torch.ops.rpe_ops.farthest_points, arguments)
-    torch.library.opcheck(torch.ops.rpe_ops.nearest_rows, (points, points[:5], offsets, others))
+        torch.library.opcheck(torch.ops.rpe_ops.farthest_points, (*arguments, backend))
+    torch.library.opcheck(torch.ops.rpe_ops.nearest_rows, (points, points[:5], offsets, others, backend))

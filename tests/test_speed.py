@@ -89,3 +89,28 @@ def test_a_tolerance_costs_little_where_nothing_can_be_left_out():
         rpe_ops.mean_shift(embedding, kappa=10.0, num_steps=2, tol=tol, backend="cpu")
 
     assert times_faster(lambda: run(1e-3), lambda: run(0.0)) > 0.85
+
+
+def seeded_loop(x: torch.Tensor, num_seeds: int) -> torch.Tensor:
+    """Seeded mean shift as robotics code writes it: seeds, ten iterations, the nearest mode of each point."""
+    index, nearest = [0], x @ x[0]
+    for _ in range(num_seeds - 1):
+        index.append(int(nearest.argmin()))
+        nearest = torch.maximum(nearest, x @ x[index[-1]])
+    modes = x[index]
+    for _ in range(10):
+        kernel = torch.exp(20.0 * (modes @ x.T))
+        modes = F.normalize(kernel @ x / kernel.sum(1, keepdim=True), dim=1)
+    return (x @ modes.T).argmax(1)
+
+
+def test_seeds_against_the_loop_of_robotics_code():
+    points = F.normalize(problems.clustered(160 * 120, 64, clusters=8).float(), dim=1)
+
+    def three_calls() -> None:
+        seeds = points[rpe_ops.select_seeds(points, 100, first=0, backend="cpu")]
+        modes = rpe_ops.mean_shift(points, kappa=20.0, num_steps=10, seeds=seeds, backend="cpu")
+        rpe_ops.assign_to_modes(points, modes, threshold=0.95, backend="cpu")
+
+    with torch.no_grad():
+        assert times_faster(three_calls, lambda: seeded_loop(points, 100)) > 1.1

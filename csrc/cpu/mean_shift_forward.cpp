@@ -2,11 +2,12 @@
 //
 // Equation: M_i = sum_j P_ij y_j, P_ij = exp(kappa (cos_ij - 1) + b_j - L_i), L_i the logsumexp of its exponents.
 // `pair` owns the rows of both blocks and shares each cosine and exponential between (i, j) and (j, i); `rows` owns one
-// block of points and walks over all sources. Tiles of kernel values (kTileRows rows) live in the L2 cache; products and
+// block of points and walks over all sources; `stream` owns what all points of an image sum over a run of its sources,
+// which it stages block by block, and `merge` adds the runs up in order. Tiles of kernel values (kTileRows rows) live in the L2 cache; products and
 // row sums of a tile accumulate in registers in T, densities across tiles in double.
 // Deterministic: the schedule fixes the order of every sum.
 #include "../math/sphere_step.h"
-#include "mean_shift.h"
+#include "mean_shift_walk.h"
 
 namespace rpe {
 namespace RPE_SIMD {
@@ -19,11 +20,22 @@ struct Scratch {
 };
 
 template <class T>
+RPE_FORMULA T squared_length(const T* row, int64_t dim) {
+  using H = typename Simd<T>::Half;
+  H sum = H{};
+  int64_t d = 0;
+  for (; d + VectorTraits<H>::kLanes <= dim; d += VectorTraits<H>::kLanes)
+    sum = fma(load<H>(row + d), load<H>(row + d), sum);
+  T squared = T(lane_sum(sum));
+  for (; d < dim; ++d) squared += row[d] * row[d];
+  return squared;
+}
+
+template <class T>
 void survey(const T* rows, const T* log_weight, double kappa, int64_t dim, const Block& block, RowSurvey& result) {
   result = {0.0, -__builtin_inf(), __builtin_inf()};
   for (int64_t i = block.source; i < block.source + block.valid; ++i) {
-    T squared = 0;
-    for (int64_t d = 0; d < dim; ++d) squared += rows[i * dim + d] * rows[i * dim + d];
+    const T squared = squared_length(rows + i * dim, dim);
     const double bias = log_weight ? double(log_weight[i]) : 0.0;
     const double self = bias + kappa * (double(squared) - 1.0);
     // Negated comparisons let a NaN through, which keeps the image off the fixed route.
@@ -188,84 +200,9 @@ void pair(const MeanShift<T>& p, BlockPair blocks, void* memory) {
 }
 
 template <class T>
-RPE_KERNEL void cosine_tile(const MeanShift<T>& p, int64_t row, const Block& columns, ColumnRun run, T* tile) {
-  using S = Simd<T>;
-  typename S::Vector cosine[S::kRows][S::kVectors];
-  for (int64_t j = run.first; j < run.first + run.count; j += kPanel<T>) {
-    for (int64_t i = 0; i < kTileRows; i += S::kRows) {
-      clear<T>(cosine);
-      dot_micro<T>(p.point_rows + (row + i) * p.stride, p.stride, p.source_panels + (columns.row + j) * p.dim, p.dim,
-                   cosine);
-      RPE_UNROLL
-      for (int r = 0; r < S::kRows; ++r) {
-        RPE_UNROLL
-        for (int v = 0; v < S::kVectors; ++v) store(tile + (i + r) * kMaxColumns + j + v * kLanes<T>, cosine[r][v]);
-      }
-    }
-  }
-}
-
-// Raises the row's reference to the largest logit of this tile, and returns the factor for all that was summed so far.
-// Differences are taken before the multiplication by kappa: they stay exact where kappa * cosine would not.
-template <class T>
-RPE_KERNEL T raise_reference(const T* cosine, const T* bias, int64_t count, T scale, T& reference, T& reference_bias) {
-  using V = typename Simd<T>::Vector;
-  T factor = 1;
-  if (!(reference_bias > -T(__builtin_inf()))) {
-    factor = 0;
-    int64_t j = 0;
-    while (j < count && !(bias[j] > -T(__builtin_inf()))) ++j;
-    if (j == count) return factor;
-    reference = cosine[j];
-    reference_bias = bias[j];
-  }
-  // A second look is needed only where rounding hid a difference; the caller's clamp at 0 covers what is left.
-  constexpr int kAttempts = 4;
-  for (int attempt = 0; attempt < kAttempts; ++attempt) {
-    V largest = V{};
-    const V own = broadcast<V>(reference), own_bias = broadcast<V>(reference_bias);
-    for (int64_t j = 0; j < count; j += kLanes<T>) {
-      const V difference = fma(broadcast<V>(scale), load<V>(cosine + j) - own, load<V>(bias + j) - own_bias);
-      largest = maximum(difference, largest);
-    }
-    T lane[kLanes<T>];
-    store(lane, largest);
-    T top = 0;
-    for (int l = 0; l < kLanes<T>; ++l) top = lane[l] > top ? lane[l] : top;
-    if (!(top > T(0))) break;
-    for (int64_t j = 0; j < count; ++j) {
-      if (fma(scale, cosine[j] - reference, bias[j] - reference_bias) == top) {
-        reference = cosine[j];
-        reference_bias = bias[j];
-        break;
-      }
-    }
-    const V negated = broadcast<V>(-top);
-    T power[kLanes<T>];
-    store(power, exp2(negated));
-    factor *= power[0];
-  }
-  return factor;
-}
-
-// One row of logits to kernel values relative to the row's reference, in place. Returns their sum.
-template <class T>
-RPE_KERNEL double relative_weights(T* cosine, const T* bias, int64_t count, T scale, T reference, T reference_bias,
-                                   T ceiling) {
-  using V = typename Simd<T>::Vector;
-  V sum = V{};
-  if (!(reference_bias > -T(__builtin_inf()))) {
-    for (int64_t j = 0; j < count; ++j) cosine[j] = T(0);
-    return 0.0;
-  }
-  const V own = broadcast<V>(reference), own_bias = broadcast<V>(reference_bias);
-  for (int64_t j = 0; j < count; j += kLanes<T>) {
-    const V weight = relative_weight(load<V>(cosine + j), load<V>(bias + j), broadcast<V>(scale), own, own_bias,
-                                     broadcast<V>(ceiling));
-    store(cosine + j, weight);
-    sum = sum + weight;
-  }
-  return lane_sum(sum);
+RPE_FORMULA Walk<T> walk_of(const MeanShift<T>& p, int64_t row) {
+  return {p.point_rows + row * p.stride, p.sums + row * p.stride, p.density + row, p.reference + row,
+          p.reference_bias + row};
 }
 
 template <class T>
@@ -274,36 +211,84 @@ void rows(const MeanShift<T>& p, int64_t point_block, int64_t first_source, int6
   Scratch<T>& scratch = *static_cast<Scratch<T>*>(memory);
   const Block& block = p.point_blocks[point_block];
   const bool fixed = p.routes[block.image].fixed;
-  const T scale = logit_scale(p.kappa);
   for (int64_t s = first_source; s < last_source; ++s) {
     const Block& columns = p.source_blocks[s];
-    for (int64_t i = 0; i < block.rows; i += kTileRows) {
+    for (int64_t i = 0; i < block.valid; i += kTileRows) {
       ColumnRuns runs;
       near_columns<T, false>(p, block.row + i, columns, runs);
       for (const ColumnRun& run : runs) {
         const int64_t column = columns.row + run.first;
-        const T* bias = p.bias + column;
-        T* tile = scratch.weights + run.first;
-        cosine_tile<T>(p, block.row + i, columns, run, scratch.weights);
-        for (int64_t r = 0; r < kTileRows; ++r) {
-          const int64_t row = block.row + i + r;
-          T *line = tile + r * kMaxColumns, *reference = p.reference + row, *reference_bias = p.reference_bias + row;
-          if (!fixed) {
-            const T factor = raise_reference<T>(line, bias, run.count, scale, *reference, *reference_bias);
-            if (factor != T(1)) {
-              p.density[row] *= double(factor);
-              if (with_mean)
-                for (int64_t d = 0; d < p.stride; ++d) p.sums[row * p.stride + d] *= factor;
-            }
-          }
-          p.density[row] +=
-              relative_weights<T>(line, bias, run.count, scale, *reference, *reference_bias, logit_ceiling<T>(fixed));
-        }
-        if (with_mean)
-          accumulate_rows<T>(tile, kMaxColumns, kTileRows, run.count, p.source_rows + column * p.stride, p.stride,
-                             p.sums + (block.row + i) * p.stride);
+        const SourceTile<T> sources = {p.source_panels + column * p.dim, p.source_rows + column * p.stride,
+                                       p.bias + column, run.count};
+        walk(p, walk_of(p, block.row + i), walking_rows(block, i), sources, fixed, with_mean, scratch.weights);
       }
     }
+  }
+}
+
+// The walk of one row in one run.
+template <class T>
+RPE_FORMULA Walk<T> partial_walk(const MeanShift<T>& p, const SourceRun& run, int64_t row) {
+  const int64_t at = row + run.shift;
+  return {p.point_rows + row * p.stride, p.partial_sums + at * p.stride, p.partial_density + at,
+          p.partial_reference + at, p.partial_reference_bias + at};
+}
+
+template <class T>
+RPE_FORMULA T source_bias(const MeanShift<T>& p, const Block& block, int64_t i, double largest) {
+  return p.log_weight ? T((double(p.log_weight[block.source + i]) - largest) * kLog2E) : T(0);
+}
+
+// One block of sources in scratch; full rows of full width stay where they are.
+template <class T>
+RPE_KERNEL SourceTile<T> stage_sources(const MeanShift<T>& p, const Block& block, T* panels, T* rows, T* bias) {
+  const T* source = p.sources + block.source * p.dim;
+  const double largest = p.routes[block.image].bias;
+  const bool in_place = p.stride == p.dim && block.valid == block.rows;
+  for (int64_t i = 0; i < block.rows; ++i) {
+    const bool valid = i < block.valid;
+    bias[i] = valid ? source_bias(p, block, i, largest) : -T(__builtin_inf());
+    for (int64_t d = 0; !in_place && d < p.stride; ++d)
+      rows[i * p.stride + d] = valid && d < p.dim ? source[i * p.dim + d] : T(0);
+  }
+  const T* staged = in_place ? source : rows;
+  pack_panels(staged, block.rows, p.stride, p.dim, panels);
+  return {panels, staged, bias, block.rows};
+}
+
+template <class T>
+void stream(const MeanShift<T>& p, const SourceRun& run, int64_t first_point, int64_t last_point, void* memory) {
+  Scratch<T>& scratch = *static_cast<Scratch<T>*>(memory);
+  T* panels = reinterpret_cast<T*>(static_cast<char*>(memory) + sizeof(Scratch<T>));
+  T *rows = panels + kMaxColumns * p.dim, *bias = rows + kMaxColumns * p.stride;
+  const bool fixed = p.routes[run.image].fixed;
+  for (int64_t b = first_point; b < last_point; ++b) {
+    const Block& block = p.point_blocks[b];
+    for (int64_t i = 0; i < block.rows; ++i) {
+      const Walk<T> own = partial_walk(p, run, block.row + i);
+      *own.density = 0;
+      *own.reference = T(1);
+      *own.reference_bias = fixed ? T(0) : -T(__builtin_inf());
+      for (int64_t d = 0; d < p.stride; ++d) own.sums[d] = T(0);
+    }
+  }
+  for (int64_t s = run.first_source; s < run.last_source; ++s) {
+    const SourceTile<T> sources = stage_sources(p, p.source_blocks[s], panels, rows, bias);
+    for (int64_t b = first_point; b < last_point; ++b) {
+      const Block& block = p.point_blocks[b];
+      for (int64_t i = 0; i < block.valid; i += kTileRows)
+        walk(p, partial_walk(p, run, block.row + i), walking_rows(block, i), sources, fixed, true, scratch.weights);
+    }
+  }
+}
+
+template <class T>
+void merge(const MeanShift<T>& p, int64_t point_block, const SourceRun* first_run, const SourceRun* last_run) {
+  const Block& block = p.point_blocks[point_block];
+  for (int64_t i = 0; i < block.valid; ++i) {
+    const int64_t row = block.row + i;
+    for (const SourceRun* run = first_run; run < last_run; ++run)
+      merge_walk(p, walk_of(p, row), partial_walk(p, *run, row));
   }
 }
 
@@ -333,8 +318,9 @@ void finish(const MeanShift<T>& p, int64_t index) {
 
 }  // namespace
 
-#define RPE_TABLE(T) \
-  {survey<T>, pack_points<T>, pack_sources<T>, reach<T>, pair<T>, rows<T>, finish<T>, int64_t(sizeof(Scratch<T>))}
+#define RPE_TABLE(T)                                               \
+  {survey<T>, pack_points<T>, pack_sources<T>, reach<T>,  pair<T>, \
+   rows<T>,   stream<T>,      merge<T>,        finish<T>, int64_t(sizeof(Scratch<T>))}
 extern const MeanShiftKernels<float> mean_shift_float32 = RPE_TABLE(float);
 extern const MeanShiftKernels<double> mean_shift_float64 = RPE_TABLE(double);
 #undef RPE_TABLE

@@ -14,18 +14,18 @@
 namespace rpe {
 namespace RPE_SIMD {
 
-// One micro-tile of dot products. The products of every element are added in the order of d, by the same code for
-// every position: a.b and b.a have the same bits.
-template <class T>
+// One micro-tile of dot products, of MR rows with kPanel partners. The products of every element are added in the order of
+// d, by the same code for every position: a.b and b.a have the same bits, whatever MR is.
+template <class T, int MR>
 RPE_FORMULA void dot_micro(const T* rows, int64_t stride, const T* panel, int64_t dim,
-                           typename Simd<T>::Vector (&acc)[Simd<T>::kRows][Simd<T>::kVectors]) {
+                           typename Simd<T>::Vector (&acc)[MR][Simd<T>::kVectors]) {
   using V = typename Simd<T>::Vector;
   for (int64_t d = 0; d < dim; ++d) {
     V partner[Simd<T>::kVectors];
     RPE_UNROLL
     for (int v = 0; v < Simd<T>::kVectors; ++v) partner[v] = load<V>(panel + d * kPanel<T> + v * kLanes<T>);
     RPE_UNROLL
-    for (int r = 0; r < Simd<T>::kRows; ++r) {
+    for (int r = 0; r < MR; ++r) {
       const V own = broadcast<V>(rows[r * stride + d]);
       RPE_UNROLL
       for (int v = 0; v < Simd<T>::kVectors; ++v) acc[r][v] = fma(own, partner[v], acc[r][v]);
@@ -33,11 +33,11 @@ RPE_FORMULA void dot_micro(const T* rows, int64_t stride, const T* panel, int64_
   }
 }
 
-template <class T>
-RPE_FORMULA void clear(typename Simd<T>::Vector (&acc)[Simd<T>::kRows][Simd<T>::kVectors]) {
+template <class T, int MR>
+RPE_FORMULA void clear(typename Simd<T>::Vector (&acc)[MR][Simd<T>::kVectors]) {
   using V = typename Simd<T>::Vector;
   RPE_UNROLL
-  for (int r = 0; r < Simd<T>::kRows; ++r) {
+  for (int r = 0; r < MR; ++r) {
     RPE_UNROLL
     for (int v = 0; v < Simd<T>::kVectors; ++v) acc[r][v] = V{};
   }

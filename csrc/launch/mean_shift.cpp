@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 namespace rpe {
 
@@ -52,9 +53,32 @@ std::vector<Route> plan_routes(const BlockPlan& points, const BlockPlan& sources
 namespace {
 
 struct Shape {
-  int64_t points, sources;  // padded rows
-  bool weighted, backward, any_running, any_fixed, bounded;
+  int64_t points, sources, partials;  // padded rows
+  bool weighted, backward, any_running, any_fixed, bounded, streamed;
 };
+
+// Partial results take at most this share of the room of the sources; so many runs keep a large machine busy.
+constexpr int64_t kPartialShare = 4, kMaxRuns = 64;
+
+// Of the image's sources, by shape alone: the order of sums must not depend on threads.
+std::vector<SourceRun> plan_runs(const BlockPlan& points, const BlockPlan& sources) {
+  std::vector<SourceRun> runs;
+  int64_t partial_row = 0;
+  for (int64_t image = 0; image < points.num_images(); ++image) {
+    const auto rows_of = [&](const BlockPlan& plan) { return plan.first_row[image + 1] - plan.first_row[image]; };
+    const int64_t rows = rows_of(points), first = sources.first_block[image];
+    const int64_t blocks = sources.first_block[image + 1] - first;
+    if (rows == 0 || blocks == 0) continue;
+    const int64_t room = std::max<int64_t>(rows_of(sources) / (kPartialShare * rows), 1);
+    const int64_t count = std::min({room, kMaxRuns, blocks});
+    for (int64_t run = 0; run < count; ++run) {
+      const int64_t begin = first + blocks * run / count, end = first + blocks * (run + 1) / count;
+      runs.push_back({image, begin, end, partial_row - points.first_row[image]});
+      partial_row += rows;
+    }
+  }
+  return runs;
+}
 
 template <class T>
 size_t bind_workspace(MeanShift<T>& p, const Shape& shape, void* memory) {
@@ -63,11 +87,18 @@ size_t bind_workspace(MeanShift<T>& p, const Shape& shape, void* memory) {
   const int64_t point_values = shape.points * p.stride, source_values = shape.sources * p.stride;
   const bool symmetric = p.blurring && shape.any_fixed;
   p.point_rows = workspace.take<T>(point_values);
-  p.source_rows = p.blurring ? p.point_rows : workspace.take<T>(source_values);
-  p.source_panels = workspace.take<T>(shape.sources * p.dim);
-  p.mass_rows = symmetric && shape.weighted ? workspace.take<T>(source_values) : p.source_rows;
-  p.mass = workspace.take<T>(shape.sources);
-  p.bias = workspace.take<T>(shape.sources);
+  if (shape.streamed) {
+    p.partial_sums = workspace.take<T>(shape.partials * p.stride);
+    p.partial_density = workspace.take<double>(shape.partials);
+    p.partial_reference = workspace.take<T>(shape.partials);
+    p.partial_reference_bias = workspace.take<T>(shape.partials);
+  } else {
+    p.source_rows = p.blurring ? p.point_rows : workspace.take<T>(source_values);
+    p.source_panels = workspace.take<T>(shape.sources * p.dim);
+    p.mass_rows = symmetric && shape.weighted ? workspace.take<T>(source_values) : p.source_rows;
+    p.mass = workspace.take<T>(shape.sources);
+    p.bias = workspace.take<T>(shape.sources);
+  }
   p.density = workspace.take<double>(shape.points);
   p.reference = workspace.take<T>(shape.points);
   p.reference_bias = workspace.take<T>(shape.points);
@@ -98,7 +129,8 @@ size_t bind_workspace(MeanShift<T>& p, const Shape& shape, void* memory) {
 template <class T>
 RouteLimits route_limits(int64_t dim) {
   const double rounding = std::numeric_limits<T>::epsilon() * double(dim + 4);
-  return {sizeof(T) == 4 ? 40.0 : 300.0, rounding};
+  // 44: the kappa of 20 that seeds usually have is on the fixed route wherever they are.
+  return {sizeof(T) == 4 ? 44.0 : 300.0, rounding};
 }
 
 // One problem of either direction: plans, routes and workspace.
@@ -108,6 +140,8 @@ struct Session {
   TaskPool& pool;
   BlockPlan points, sources;
   std::vector<Route> routes;
+  std::vector<SourceRun> runs;  // empty unless streamed
+  bool streamed;
   std::shared_ptr<void> memory;
   const MeanShiftKernels<T>& kernels = mean_shift_kernels<T>();
 
@@ -123,13 +157,26 @@ struct Session {
     problem.source_blocks = sources.blocks.data();
     choose_routes(kappa);
     const bool bounded = problem.tol > 0.0;
-    Shape shape{
-        points.padded_rows(), sources.padded_rows(), problem.log_weight != nullptr, backward, false, false, bounded};
+    streamed = !problem.blurring && !backward && !bounded &&
+               kPartialShare * point_offsets[num_images] <= source_offsets[num_images];
+    if (streamed) runs = plan_runs(points, sources);
+    int64_t partials = 0;
+    for (const SourceRun& run : runs)
+      partials += points.first_row[size_t(run.image) + 1] - points.first_row[size_t(run.image)];
+    Shape shape{points.padded_rows(),
+                sources.padded_rows(),
+                partials,
+                problem.log_weight != nullptr,
+                backward,
+                false,
+                false,
+                bounded,
+                streamed};
     for (const Route& route : routes) (route.fixed ? shape.any_fixed : shape.any_running) = true;
     memory = pool.allocate(bind_workspace(problem, shape, nullptr));
     bind_workspace(problem, shape, memory.get());
     pool.run(points.num_blocks(), [&](int64_t b) { kernels.pack_points(problem, b); });
-    pool.run(sources.num_blocks(), [&](int64_t b) { kernels.pack_sources(problem, b); });
+    if (!streamed) pool.run(sources.num_blocks(), [&](int64_t b) { kernels.pack_sources(problem, b); });
     if (bounded)
       for_sources_of_points([&](int64_t b, int64_t first, int64_t last) { kernels.reach(problem, b, first, last); });
   }
@@ -172,7 +219,28 @@ struct Session {
     });
   }
 
+  void stream() {
+    const ScratchPool scratch(pool, kernels.scratch_bytes + stage_bytes(problem));
+    pool.run(int64_t(runs.size()), [&](int64_t r) {
+      const SourceRun& run = runs[size_t(r)];
+      const size_t image = size_t(run.image);
+      kernels.stream(problem, run, points.first_block[image], points.first_block[image + 1], scratch.mine());
+    });
+    std::vector<int64_t> first_run(size_t(points.num_images()) + 1, 0);
+    for (const SourceRun& run : runs) ++first_run[size_t(run.image) + 1];
+    std::partial_sum(first_run.begin(), first_run.end(), first_run.begin());
+    pool.run(points.num_blocks(), [&](int64_t b) {
+      const size_t image = size_t(points.blocks[size_t(b)].image);
+      kernels.merge(problem, b, runs.data() + first_run[image], runs.data() + first_run[image + 1]);
+    });
+  }
+
   void forward() {
+    if (streamed) {
+      stream();
+      pool.run(points.num_blocks(), [&](int64_t b) { kernels.finish(problem, b); });
+      return;
+    }
     const ScratchPool scratch(pool, kernels.scratch_bytes);
     run_symmetric(
         pool, points, [&](const BlockPair& pair) { return symmetric(pair.row_block); },

@@ -11,7 +11,8 @@
 // Phases forward:   survey (all blocks of both sides), plan_routes, pack_points / pack_sources (all blocks), with tol > 0
 //            reach (each point block, all its image's sources), then
 //            blurring + fixed: pair (symmetric rounds);  otherwise: rows (each point block, all its image's sources);
-//            finish (each point block).
+//            finish (each point block). Few points and many sources: stream (each run) and merge (each point block)
+//            instead of rows, and no pack_sources.
 // Phases backward:  survey, plan_routes, pack_*, reach, clear_sources and prologue (each block), then
 //            blurring + fixed: pair (symmetric rounds);  otherwise: rows, then rectangle (rectangular rounds);
 //            finish_points, finish_sources (each block).
@@ -35,6 +36,13 @@ struct RowSurvey {
 struct Route {
   bool fixed;
   double bias;  // largest log mass of the image: masses are taken relative to it
+};
+
+// Consecutive blocks of sources of one image, over which all its points sum in one task: where few points meet many
+// sources, this is what there is to share out.
+struct SourceRun {
+  int64_t image, first_source, last_source;
+  int64_t shift;  // from a point's row to its row of the partial results
 };
 
 template <class T>
@@ -68,7 +76,11 @@ struct MeanShift {
   Chunk<T>* point_chunks;
   Chunk<T>* source_chunks;
   T* least_cosine;  // [point chunks]: partners whose cosines all lie below make up at most tol of any row's density
-  T* sums;          // [points, stride]. Forward: sum_j K_ij m_j y_j. Backward: R, running route only (else null)
+  T* partial_sums;  // [partial rows, stride]; this and the following as those without "partial", of one run
+  double* partial_density;  // [partial rows]
+  T* partial_reference;
+  T* partial_reference_bias;
+  T* sums;  // [points, stride]. Forward: sum_j K_ij m_j y_j. Backward: R, running route only (else null)
 
   // Forward outputs.
   T* moved;        // [points, dim]
@@ -106,9 +118,19 @@ struct MeanShiftKernels {
   void (*pair)(const MeanShift<T>&, BlockPair, void* scratch);
   void (*rows)(const MeanShift<T>&, int64_t point_block, int64_t first_source, int64_t last_source, bool with_mean,
                void* scratch);
+  // Scratch of scratch_bytes + stage_bytes(): a block of sources is staged there.
+  void (*stream)(const MeanShift<T>&, const SourceRun&, int64_t first_point_block, int64_t last_point_block,
+                 void* scratch);
+  void (*merge)(const MeanShift<T>&, int64_t point_block, const SourceRun* first, const SourceRun* last);
   void (*finish)(const MeanShift<T>&, int64_t point_block);
   int64_t scratch_bytes;
 };
+
+// One block of sources: panels, rows and biases.
+template <class T>
+inline int64_t stage_bytes(const MeanShift<T>& problem) {
+  return kMaxBlockRows * (problem.dim + problem.stride + 1) * int64_t(sizeof(T));
+}
 
 template <class T>
 struct MeanShiftBackwardKernels {

@@ -15,6 +15,8 @@ namespace rpe {
   extern const MeanShiftBackwardKernels<double> mean_shift_backward_float64;    \
   extern const ConnectedComponentsKernels<float> connected_components_float32;  \
   extern const ConnectedComponentsKernels<double> connected_components_float64; \
+  extern const SeedingKernels<float> seeding_float32;                           \
+  extern const SeedingKernels<double> seeding_float64;                          \
   }
 
 RPE_DECLARE(portable)
@@ -37,12 +39,15 @@ struct Variant {
   const MeanShiftBackwardKernels<double>* mean_shift_backward_float64;
   const ConnectedComponentsKernels<float>* connected_components_float32;
   const ConnectedComponentsKernels<double>* connected_components_float64;
+  const SeedingKernels<float>* seeding_float32;
+  const SeedingKernels<double>* seeding_float64;
 };
 
 #define RPE_TABLES(VARIANT)                                                                                       \
   &VARIANT::pairwise_loss_float32, &VARIANT::pairwise_loss_float64, &VARIANT::mean_shift_float32,                 \
       &VARIANT::mean_shift_float64, &VARIANT::mean_shift_backward_float32, &VARIANT::mean_shift_backward_float64, \
-      &VARIANT::connected_components_float32, &VARIANT::connected_components_float64
+      &VARIANT::connected_components_float32, &VARIANT::connected_components_float64, &VARIANT::seeding_float32,  \
+      &VARIANT::seeding_float64
 
 #if defined(__x86_64__)
 bool has_avx512() {
@@ -125,6 +130,7 @@ RPE_ACCESSOR(pairwise_loss_kernels, PairwiseLossKernels, pairwise_loss)
 RPE_ACCESSOR(mean_shift_kernels, MeanShiftKernels, mean_shift)
 RPE_ACCESSOR(mean_shift_backward_kernels, MeanShiftBackwardKernels, mean_shift_backward)
 RPE_ACCESSOR(connected_components_kernels, ConnectedComponentsKernels, connected_components)
+RPE_ACCESSOR(seeding_kernels, SeedingKernels, seeding)
 #undef RPE_ACCESSOR
 
 }  // namespace rpe

@@ -4,6 +4,7 @@
 #include "connected_components.h"
 #include "mean_shift.h"
 #include "pairwise_loss.h"
+#include "seeding.h"
 
 #include <string>
 #include <vector>
@@ -26,5 +27,7 @@ template <class T>
 const MeanShiftBackwardKernels<T>& mean_shift_backward_kernels();
 template <class T>
 const ConnectedComponentsKernels<T>& connected_components_kernels();
+template <class T>
+const SeedingKernels<T>& seeding_kernels();
 
 }  // namespace rpe

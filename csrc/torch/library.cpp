@@ -30,6 +30,8 @@ TORCH_LIBRARY(rpe_ops_native, library) {
       "float tol) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   library.def("connected_components(Tensor points, Tensor offsets, float threshold) -> Tensor");
+  library.def("farthest_points(Tensor points, Tensor offsets, int num_seeds, Tensor first, float covered) -> Tensor");
+  library.def("nearest_rows(Tensor points, Tensor rows, Tensor point_offsets, Tensor row_offsets) -> Tensor");
   library.def("set_simd(str variant) -> str", &rpe::set_simd);
 }
 
@@ -38,4 +40,6 @@ TORCH_LIBRARY_IMPL(rpe_ops_native, CPU, library) {
   library.impl("mean_shift_forward", &rpe::mean_shift_forward);
   library.impl("mean_shift_backward", &rpe::mean_shift_backward);
   library.impl("connected_components", &rpe::connected_components);
+  library.impl("farthest_points", &rpe::farthest_points);
+  library.impl("nearest_rows", &rpe::nearest_rows);
 }

@@ -27,4 +27,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> mean_shif
 
 at::Tensor connected_components(const at::Tensor& points, const at::Tensor& offsets, double threshold);
 
+at::Tensor farthest_points(const at::Tensor& points, const at::Tensor& offsets, int64_t num_seeds,
+                           const at::Tensor& first, double covered);
+at::Tensor nearest_rows(const at::Tensor& points, const at::Tensor& rows, const at::Tensor& point_offsets,
+                        const at::Tensor& row_offsets);
+
 }  // namespace rpe

@@ -18,13 +18,16 @@ def unit_rows(rows: Tensor) -> Tensor:
     rounds nothing, so that neither tiny nor huge rows lose their direction; the scale is a constant to autograd because
     the result does not depend on it. Zero rows become ones on the way: a length of zero has no second derivative.
     """
-    largest = rows.detach().abs().amax(-1, keepdim=True)
+    smallest, largest = rows.detach().aminmax(dim=-1, keepdim=True)
+    largest = torch.maximum(largest, -smallest)
     # beyond it a power of two or its inverse is not a normal number
     limit = -math.log2(torch.finfo(rows.dtype).tiny)
     scale = torch.exp2(-largest.log2().floor().clamp(-limit, limit))
     scaled = torch.addcmul((largest == 0).to(rows.dtype), rows, scale)
-    unit = scaled / torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
-    return torch.where(largest == 0, torch.zeros_like(unit), unit)
+    length = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
+    # in place where nothing remembers the operand: on a CPU a new tensor costs more than the division
+    unit = scaled / length if torch.is_grad_enabled() else scaled.div_(length)
+    return unit.masked_fill_(largest == 0, 0.0)
 
 
 def cosine_rounding(rows: Tensor) -> float:

@@ -1,15 +1,17 @@
 """Seeds and modes in plain PyTorch on every device: farthest points, and for each point the nearest of some rows.
 
-Both are products of all points with few rows, which PyTorch's own matrix products do well: no backend has a kernel of
-its own. Rows are unit vectors; cosines alone are compared.
+Both are products of all points with few rows, which PyTorch's own matrix products do well: the backends without a
+kernel of their own share them. All images of a batch advance together. Rows are unit vectors, and cosines are compared.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from rpe_ops.backends.images import accumulation_dtype, image_slices, row_and_column_bands
+from rpe_ops.backends.images import accumulation_dtype, row_bands
 from rpe_ops.backends.rows import cosine_rounding
 
 FARTHEST = -1
@@ -27,9 +29,8 @@ def farthest_points(
     if points_per_image:
         return _farthest(points.unflatten(0, (-1, points_per_image)), num_seeds, first)
     index = first.new_zeros(first.shape[0], num_seeds)
-    for image, rows in enumerate(image_slices(offsets)):
-        if rows.stop > rows.start:
-            index[image] = _farthest(points[None, rows], num_seeds, first[image : image + 1])[0]
+    for images, numbers in _groups(offsets):
+        index[images] = _farthest(_padded(points, numbers), num_seeds, first[images])
     return index
 
 
@@ -65,11 +66,43 @@ def _farthest_from_mean(points: Tensor, excluded: Tensor) -> Tensor:
 def nearest_rows(points: Tensor, rows: Tensor, point_offsets: Tensor, row_offsets: Tensor) -> Tensor:
     """For each of the packed `points [T, D]` the number `[T]`, within its image, of the nearest of the packed
     `rows [M, D]` of that image; -1 where there is none. Of equally near ones the first; NaN is near nothing."""
-    nearest = torch.full((points.shape[0],), -1, dtype=torch.int64, device=points.device)
-    for band, columns in row_and_column_bands(points, point_offsets, row_offsets):
-        if columns.stop > columns.start:
-            cosine = points[band] @ rows[columns].T
+    nearest = torch.full(
+        (points.shape[0] + 1,), -1, dtype=torch.int64, device=points.device
+    )  # the last: padding
+    for images, numbers in _groups(point_offsets):
+        targets = _padded(rows, _row_numbers(row_offsets, images)).transpose(1, 2)
+        if targets.shape[2] == 0:
+            continue
+        for band in row_bands(numbers[0], targets.shape[0] * targets.shape[2]):
+            cosine = _padded(points, numbers[:, band]) @ targets
             cosine.nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-            largest, index = cosine.max(1)
-            nearest[band] = torch.where(largest == -torch.inf, -1, index)
-    return nearest
+            largest, index = cosine.max(2)
+            nearest[numbers[:, band]] = torch.where(largest == -torch.inf, -1, index)
+    return nearest[:-1]
+
+
+def _groups(offsets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images of similar size, none more than twice another, and the numbers of their rows (`_row_numbers`); images
+    without rows are left out. Reads the sizes once."""
+    by_size: dict[int, list[int]] = {}
+    for image, size in enumerate(offsets.diff().tolist()):
+        if size:
+            by_size.setdefault(size.bit_length(), []).append(image)
+    for group in by_size.values():
+        images = torch.tensor(group, device=offsets.device)
+        yield images, _row_numbers(offsets, images)
+
+
+def _row_numbers(offsets: Tensor, images: Tensor) -> Tensor:
+    """The numbers `[b, longest]` of the packed rows of some images; `offsets[-1]`, which no row has, fills them up."""
+    start, size = offsets[images], offsets.diff()[images]
+    place = torch.arange(int(size.max()), device=offsets.device)
+    return torch.where(place < size[:, None], start[:, None] + place, offsets[-1])
+
+
+def _padded(rows: Tensor, numbers: Tensor) -> Tensor:
+    """`rows [T, D]` at `numbers [b, n]`, NaN where there is no such row."""
+    if rows.shape[0] == 0:
+        return rows.new_empty(numbers.shape[0], 0, rows.shape[1])
+    taken = rows[numbers.clamp(max=rows.shape[0] - 1)]
+    return taken.masked_fill_((numbers == rows.shape[0])[..., None], torch.nan)

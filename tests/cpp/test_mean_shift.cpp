@@ -70,7 +70,7 @@ void check_extreme_kappa() {
     for (bool seeds : {false, true}) {
       for (bool masses : {false, true}) {
         const Problem<T> problem(
-            Case{{70, 0, 3}, seeds ? std::vector<int64_t>{90, 4, 0} : std::vector<int64_t>{}, 6, kappa, 0.8, masses});
+            Case{{70, 0, 3}, seeds ? std::vector<int64_t>{900, 4, 0} : std::vector<int64_t>{}, 6, kappa, 0.8, masses});
         testing::ThreadPool pool(2);
         const Results<T> result = run(problem, pool);
         for (size_t i = 0; i < result.moved.size() / 6; ++i)
@@ -99,6 +99,10 @@ void check_all() {
   for (int64_t size : {47, 48, 97, 241}) check<T>({{size}, {}, 5, 20.0, 1.3, false});
   check<T>({{500}, {}, 16, 30.0, 1.0, true});
   check<T>({{20}, {520}, 16, 100.0, 1.0, true});
+  // Few points and many sources: several runs an image.
+  for (double kappa : {5.0, 300.0}) {
+    for (bool masses : {false, true}) check<T>({{3, 60, 0, 2, 5}, {900, 700, 5, 0, 1200}, 17, kappa, 0.7, masses});
+  }
   check<T>({{}, {}, 4, 5.0, 1.0, false});
   // What is left out of clusters far apart is less than rounding.
   for (int64_t dim : {3, 17}) {
