@@ -178,6 +178,11 @@ def test_lists_hold_the_kept_chunks_of_either_side():
     assert near.of_sources().before.tolist() == [0, 3, 5, 6]
 
 
+def test_both_backends_mean_the_same_chunks(repository):
+    traits = (repository / "csrc" / "cuda" / "traits.cuh").read_text(encoding="utf-8")
+    assert f"constexpr int kListChunk = {CHUNK};" in traits
+
+
 def restricted_step(
     points: Tensor,
     sources: Tensor | None,
@@ -243,6 +248,39 @@ def test_kernels_compute_the_kept_pairs_exactly(backend, half, given):
     for name, gradient in exact_gradients.items():
         result = results[name].to(dtype)
         numerics.assert_gradients(result, gradient, eager_gradients[name], scale=sizes[name])
+
+
+@pytest.mark.parametrize("backend", ["triton", "cuda"], indirect=True)
+@pytest.mark.parametrize("given", ["points", "masses", "seeds"])
+@pytest.mark.parametrize("tol", [1e-4, 0.1])
+def test_a_step_loses_no_more_than_its_tolerance(backend, given, tol):
+    """What is missing of densities, and how far means move, with all that a step does about a tolerance."""
+    rows, kappa = groups(8, 128, 64, 64, 64, spread=0.25), 30.0
+    seeds = groups(8, 64, 60, spread=0.25) if given == "seeds" else None
+    mass = problems.masses(rows.shape[0]).float() if given == "masses" else None
+    points = rows if seeds is None else seeds
+    offsets, point_offsets = ends(rows.shape[0]), ends(points.shape[0])
+    log_weight = None if mass is None else mass.log()
+    sources = None if seeds is None else rows
+    scalars = (torch.tensor(kappa), torch.tensor(1.0))
+    assert near_tiles(points, sources, log_weight, scalars[0], point_offsets, offsets, tol / 2) is not None
+    _, mean, log_density = torch.ops.rpe_ops.mean_shift_forward(
+        points,
+        sources,
+        mass,
+        *scalars,
+        point_offsets,
+        None if seeds is None else offsets,
+        backend,
+        False,
+        tol,
+    )
+    logit = kappa * (points.double() @ rows.double().T - 1.0) + (0.0 if mass is None else log_weight.double())
+    rounding = 1e-4
+    missing = 1.0 - torch.exp(log_density.double() - logit.logsumexp(1))
+    assert -rounding < float(missing.min()) and float(missing.max()) <= tol + rounding
+    moved = (mean.double() - logit.softmax(1) @ rows.double()).norm(dim=1)
+    assert float(moved.max()) <= 2.0 * tol * (1.0 + 1.0 / kappa) + rounding
 
 
 @pytest.mark.parametrize("backend", ["triton", "cuda"], indirect=True)

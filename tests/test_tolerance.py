@@ -12,6 +12,7 @@ from torch import Tensor
 import naive
 import problems
 import rpe_ops
+from rpe_ops.backends import tile_list
 from rpe_ops.backends.collapse import collapse
 from rpe_ops.backends.spatial_order import SMALLEST, spatial_order
 
@@ -58,6 +59,12 @@ def _enough_speed(request: pytest.FixtureRequest) -> None:
     name = request.node.callspec.params.get("backend") if hasattr(request.node, "callspec") else None
     if name in ("triton", "cuda") and not torch.cuda.is_available():
         pytest.skip(f"backend {name}: too many pairs to run without a GPU")
+
+
+@pytest.fixture(autouse=True)
+def _lists_for_few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, lists of tiles that are made for far more points alone; small problems are in `test_tile_list.py`."""
+    monkeypatch.setattr(tile_list, "TOO_FEW_PAIRS", 0)
 
 
 KINDS = [uniform, clustered, collapsed, one_wide_cluster, duplicated, antipodal, all_equal]

@@ -39,6 +39,10 @@ class TileList:
     begin: Tensor
     columns: Tensor
 
+    def tensors(self) -> list[Tensor]:
+        """As kernels are given them."""
+        return [self.before, self.begin, self.columns]
+
 
 @dataclass(frozen=True)
 class NearTiles:

@@ -31,12 +31,9 @@ def launch(kernel: Any, grid: tuple[int, ...], shape: TileShape, *arguments: Any
 
 def list_arguments(
     near: NearTiles | None, side: Callable[[NearTiles], TileList]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+) -> list[Tensor] | list[None]:
     """What a kernel is told of the columns that rows, one side of a step, have to see; nothing where that is all."""
-    if near is None:
-        return None, None, None
-    tiles = side(near)
-    return tiles.before, tiles.begin, tiles.columns
+    return [None] * 3 if near is None else side(near).tensors()
 
 
 class Operands(NamedTuple):
