@@ -236,6 +236,11 @@ def test_the_order_keeps_images_and_brings_neighbours_together():
     assert float(jumps) < 0.5 * float((points[1:] - points[:-1]).norm(dim=1).mean())
 
 
+@pytest.mark.parametrize("offsets", [[0], [0, 0], [0, 0, 0]])
+def test_no_points_have_an_order(offsets):
+    assert spatial_order(torch.zeros(0, 3), torch.tensor(offsets), torch.tensor(0.3)).shape == (0,)
+
+
 def test_points_all_over_the_sphere_stay_where_they_are():
     offsets = torch.tensor([0, NUM_POINTS])
     order = spatial_order(uniform(16), offsets, torch.tensor(0.3))

@@ -35,7 +35,7 @@ def spatial_order(points: Tensor, offsets: Tensor, far: Tensor) -> Tensor:
     """
     num_points = points.shape[0]
     identity = torch.arange(num_points, device=points.device)
-    if num_points < SMALLEST * (offsets.shape[0] - 1) or not _promises(points, far):
+    if num_points < SMALLEST * max(offsets.shape[0] - 1, 1) or not _promises(points, far):
         return identity
     pivots = _walk(_choose_pivots(points, min(num_points // ROWS_PER_PIVOT, MOST_PIVOTS)))
     nearest = torch.empty_like(identity)
