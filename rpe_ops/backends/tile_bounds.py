@@ -16,16 +16,16 @@ at most the share
 For every A the chunks of least s_AB are left out while these shares sum to at most `tol`: no row loses more than that
 share of its density.
 
-Rounding. Products are of rows and centres rounded to float16 values, which float32 and TF32 hold exactly; what that
-took from a row, |x - x'|, is measured and comes in as |x - x'| |c|. Sums of D products, the lengths here and the few
-operations after them err by less than (D + 16) 2^-20 (1 + |x| |y|) in units of the cosine. Shares are added as whole
-numbers, rounded up: the same sum in any order. A NaN is a share that is too large.
+Rounding. Products are of rows and centres rounded to a grid, multiples of 2^-11 of a power of two above all lengths.
+float32 and TF32 hold these, and every sum of their products is exact, in whatever order a device adds it up: a backward
+leaves out what its forward did. What the grid took from a row, |x - x'|, is measured and comes in as |x - x'| |c|. The
+lengths here and the few operations after the products err by less than (D + 16) 2^-20 (1 + |x| |y|) in units of the
+cosine. Shares are added as whole numbers, rounded up. A NaN is a share that is too large.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -46,10 +46,9 @@ _SHORTEST_SQUARED = 2.0**-40
 class Chunks:
     """One side of an image in chunks, the last one filled up with its last row.
 
-    rows `[n, CHUNK, D]` hold float16 values, center `[n, D]` too. Of the rows as they were given: log_mass `[n,
-    CHUNK]`, -inf where a chunk was filled up; squared lengths `[n, CHUNK]`; per chunk `[n]` the largest length, the
-    radius around the centre, the largest distance of a row to its float16 values, the distance of the mean by masses
-    to the centre.
+    rows `[n, CHUNK, D]` and center `[n, D]` are on the grid. Of the rows as they were given: log_mass, squared length
+    `[n, CHUNK]`, the former -inf where a chunk was filled up; per chunk `[n]` the largest length, the radius around the
+    centre, the largest distance of a row to the grid (error), and that of the mean by masses to the centre (drift).
     """
 
     rows: Tensor
@@ -78,8 +77,10 @@ def chunks_of(rows: Tensor, mass: Tensor | None) -> Chunks:
     total = weight.sum(1, keepdim=True)
     mean = (given * weight[:, :, None]).sum(1) / total
     mean = torch.where(total > 0, mean, given.mean(1))
-    center, rounded = _half_values(mean), _half_values(given)
     squared = given.square().sum(2)
+    longest = squared.amax().sqrt()
+    grid = longest / longest.frexp().mantissa * 2.0**-11  # of a power of two
+    center, rounded = _on_grid(mean, grid), _on_grid(given, grid)
     return Chunks(
         rounded,
         weight.log(),
@@ -92,9 +93,9 @@ def chunks_of(rows: Tensor, mass: Tensor | None) -> Chunks:
     )
 
 
-def _half_values(rows: Tensor) -> Tensor:
-    """Rounded to float16 values: their float32 products are exact, whatever a device makes of float32 operands."""
-    return rows.half().to(rows.dtype)
+def _on_grid(rows: Tensor, grid: Tensor) -> Tensor:
+    """Rounded to whole multiples of `grid`."""
+    return (rows / grid).round() * grid
 
 
 @dataclass(frozen=True)
@@ -108,12 +109,9 @@ class ImageBounds:
 
     def needed(self, tol: float) -> Tensor:
         """`needed_by` all chunks of points, `[m, n]`, in bands."""
-        height = max(1, _BAND_ELEMENTS // (CHUNK * self.sources.count))
-        return torch.cat([self.needed_by(band, tol) for band in self._bands(height)])
-
-    def _bands(self, height: int) -> Iterator[Tensor]:
         chunks = torch.arange(self.points.count, device=self.kappa.device)
-        yield from chunks.split(height)
+        height = max(1, _BAND_ELEMENTS // (CHUNK * self.sources.count))
+        return torch.cat([self.needed_by(band, tol) for band in chunks.split(height)])
 
     def needed_by(self, chosen: Tensor, tol: float) -> Tensor:
         """The chunks of sources that the `chosen [h]` chunks of points need to miss no more than `tol`, `[h, n]`."""
@@ -140,9 +138,7 @@ class ImageBounds:
             log_sum = torch.maximum(log_sum, x.log_mass[chosen] + own)
         log_sum = torch.where(x.squared[chosen] > _SHORTEST_SQUARED, log_sum, -torch.inf)
         nearest = product.sub_(log_sum[:, :, None]).amax(1)
-        facing = (
-            (y.rows.flatten(0, 1) @ center.T).unflatten(0, (-1, CHUNK)).amax(1).T
-        )  # [h, n], max_j c_A.y_j
+        facing = (y.rows.flatten(0, 1) @ center.T).unflatten(0, (-1, CHUNK)).amax(1).T  # max_j c_A.y_j
         bound = facing - center @ y.center.T + x.radius[chosen, None] * y.radius
         bound += y.error * center.norm(dim=1, keepdim=True) + slack + rounding
         # A chunk weighs at least a row of average mass: the derivative in a mass that is zero is asked for as well.

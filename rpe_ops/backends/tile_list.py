@@ -23,6 +23,8 @@ TOO_FEW_PAIRS = 1 << 30
 LEAST_SHARE = 0.1
 # Chunks of the largest image that say in advance whether it can.
 _SAMPLES = 32
+# More pairs of chunks are not listed: kernels count the tiles in them, four to a side of a chunk, in int32.
+_MOST_LISTED = 1 << 28
 # Pairs of chunks that are looked through at a time.
 _BAND_PAIRS = 1 << 22
 
@@ -60,10 +62,13 @@ class NearTiles:
         """The points that see sources."""
         return _tile_list([image.T for image in self.keep], self.source_offsets, self.point_offsets)
 
-    def kept_share(self) -> float:
-        """Of all pairs of chunks."""
-        kept = torch.stack([image.sum() for image in self.keep]).sum()
-        return int(kept) / sum(image.numel() for image in self.keep)
+    def num_kept(self) -> int:
+        """Pairs of chunks; waits for the device."""
+        return int(torch.stack([image.sum() for image in self.keep]).sum())
+
+    def num_pairs(self) -> int:
+        """Kept or not."""
+        return sum(image.numel() for image in self.keep)
 
 
 def near_tiles(
@@ -106,7 +111,8 @@ def near_tiles(
         needed = bounds(rows, columns).needed(tol)
         keep.append(needed | needed.T if sources is None else needed)
     near = NearTiles(keep, point_offsets, source_offsets)
-    return near if near.kept_share() <= 1.0 - LEAST_SHARE else None
+    worth = near.num_kept() <= min((1.0 - LEAST_SHARE) * near.num_pairs(), _MOST_LISTED)
+    return near if worth else None
 
 
 def _num_chunks(rows: slice) -> int:
