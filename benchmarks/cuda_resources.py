@@ -53,6 +53,7 @@ class Tile:
     walk: int
     dim: int
     split: bool
+    listed: bool
 
 
 @dataclass(frozen=True)
@@ -153,9 +154,11 @@ def read_report(found: re.Match[str], threads: int) -> Compiled:
     kernel, template = named[1], named[2] or ""
     walk, dim = re.search(r"4WalkE(\d+)E", template), re.search(r"Li(\d+)E", template)
     flags = [flag == "1" for flag in re.findall(r"Lb([01])E", template)]
-    tile = Tile(int(walk[1]), int(dim[1]), flags.pop(0)) if walk and dim else None
+    tile = Tile(int(walk[1]), int(dim[1]), flags.pop(0), flags.pop(0)) if walk and dim else None
+    if tile and tile.listed:
+        kernel += ", listed"
     for flag in flags:
-        kernel += f", {FORMS.get(kernel, ('false', 'true'))[flag]}"
+        kernel += f", {FORMS.get(kernel.partition(',')[0], ('false', 'true'))[flag]}"
     shared = re.search(r"(\d+) bytes smem", found["more"])
     return Compiled(
         kernel,
@@ -174,7 +177,8 @@ def shared_bytes(tiles: Sequence[Tile], recipe: build.Recipe, folder: Path) -> d
     """Shared memory of each tile, as a C++ program prints it that includes the traits."""
     program, text = folder / "traits", '#include "cuda/traits.cuh"\n#include <cstdio>\nint main() {\n'
     for tile in tiles:
-        traits = f"rpe::cuda::Traits<rpe::cuda::Walk({tile.walk}), {tile.dim}, {str(tile.split).lower()}>"
+        flags = f"{tile.split}, {tile.listed}".lower()
+        traits = f"rpe::cuda::Traits<rpe::cuda::Walk({tile.walk}), {tile.dim}, {flags}>"
         text += f'  std::printf("%d\\n", int({traits}::kSharedBytes));\n'
     program.with_suffix(".cpp").write_text(text + "}\n")
     options = ("-std=c++17", f"-I{recipe.csrc}", f"{program}.cpp", "-o", str(program))

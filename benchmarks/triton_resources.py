@@ -28,6 +28,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from occupancy import ARCHITECTURES, MULTIPROCESSORS, WARP, thread_blocks, write_table
+from rpe_ops.backends.tile_list import NearTiles
 from rpe_ops.backends.triton import connected_components, mean_shift, pairwise_loss, shapes
 from rpe_ops.backends.triton.launching import compile_options
 from rpe_ops.backends.triton.shapes import TileShape
@@ -96,10 +97,13 @@ def record(architecture: int, dim: int, half: bool) -> Iterator[Launch]:
     shapes.architecture = lambda device: architecture
     rows, offsets, scalar = torch.ones(256, dim), torch.tensor([0, 256]), torch.ones(())
     weight, instance = torch.ones(256), torch.zeros(256, dtype=torch.int64)
-    for sources, log_weight in ((None, None), (None, weight), (rows, None), (rows, weight)):
-        inputs = (rows, sources, log_weight, scalar, scalar, offsets, offsets)
-        mean_shift.forward(*inputs, half, 0.0)
-        mean_shift.backward(rows, *inputs, rows, weight, log_weight is not None, half, 0.0)
+    everything = NearTiles([torch.ones(4, 4, dtype=torch.bool)], offsets, offsets)
+    for near in (None, everything):
+        mean_shift.near_tiles = lambda *inputs, near=near: near
+        for sources, log_weight in ((None, None), (None, weight), (rows, None), (rows, weight)):
+            inputs = (rows, sources, log_weight, scalar, scalar, offsets, offsets)
+            mean_shift.forward(*inputs, half, 0.0)
+            mean_shift.backward(rows, *inputs, rows, weight, log_weight is not None, half, 0.0)
     for with_gradient in (False, True):
         pairwise_loss.forward(rows, instance, weight, offsets, 0.5, with_gradient, half)
     if not half:
@@ -109,10 +113,13 @@ def record(architecture: int, dim: int, half: bool) -> Iterator[Launch]:
 
 def compiled(launch: Launch, architecture: int) -> Resources:
     """Compile one launch and read its resources."""
+    constants = {name: value for name, value in launch.constants if value is not None}
+    if "list_begin" in dict(launch.signature):
+        constants["LISTED"] = True
     described = Resources(
         launch.kernel.fn.__name__,
         architecture,
-        {name: value for name, value in launch.constants if value is not None},
+        constants,
         launch.shape.warps,
         launch.shape.stages,
     )

@@ -196,15 +196,17 @@ def mean_shift(
 
     Notes:
         With tol > 0, and 2,048 points or more in an image on average, the points are put in an order that makes tiles
-        tight, tiles too far apart to matter are left out (backend cpu), and runs of points that have collapsed are
-        summed as one centroid (every backend but reference).
-        The guarantee: let d_i = sum_j m_j exp(kappa (x_i.x_j - 1)) and T the mass of the image. A tile is left out for
-        row i only if an upper bound of each of its kernel values is at most tol/2 L_i / T, L_i <= d_i a lower bound:
-        all that is left out weighs at most tol/2 d_i. A centroid changes a density by at most the share tol/2 (derived
-        in `backends/collapse.py`). The density falls by at most tol d_i, and dropping a share e of the weights of
-        unit vectors moves their mean by at most 2 e: |M_i' - M_i| <= 2 tol (1 + 1/kappa). What is left out is decided
-        from the points alone, in the backward as in the forward, and gradients are exact for what was computed; second
-        derivatives are those of the exact step. On a GPU the choice waits for the device, which a graph cannot capture.
+        tight, tiles too far apart to matter are left out (backends cpu, triton and cuda), and runs of points that have
+        collapsed are summed as one centroid (every backend but reference). The guarantee: let
+        d_i = sum_j m_j exp(kappa (x_i.x_j - 1)), L_i <= d_i a lower bound and T the mass of the image. On a CPU a tile
+        is left out for row i only if an upper bound of each of its kernel values is at most tol/2 L_i / T, on a GPU
+        only while upper bounds of what all such tiles weigh sum to at most tol/2 L_i (derived in
+        `backends/tile_bounds.py`): all that is left out weighs at most tol/2 d_i. A centroid changes a density by at
+        most the share tol/2 (derived in `backends/collapse.py`). The density falls by at most tol d_i, and dropping a
+        share e of the weights of unit vectors moves their mean by at most 2 e: |M_i' - M_i| <= 2 tol (1 + 1/kappa).
+        What is left out is decided from the points alone, in the backward as in the forward, and gradients are exact
+        for what was computed; second derivatives are those of the exact step. On a GPU the choice waits for the device,
+        which a graph cannot capture.
 
         Finite for every kappa that float32 can hold. A point whose image has no mass stays where it is. Should the mean
         and the point cancel exactly, the row becomes zero and gets no gradient. Useful kappas: 100 and 25 (the

@@ -12,6 +12,7 @@ from torch import Tensor
 import naive
 import problems
 import rpe_ops
+from rpe_ops.backends import tile_list
 from rpe_ops.backends.collapse import collapse
 from rpe_ops.backends.spatial_order import SMALLEST, spatial_order
 
@@ -58,6 +59,12 @@ def _enough_speed(request: pytest.FixtureRequest) -> None:
     name = request.node.callspec.params.get("backend") if hasattr(request.node, "callspec") else None
     if name in ("triton", "cuda") and not torch.cuda.is_available():
         pytest.skip(f"backend {name}: too many pairs to run without a GPU")
+
+
+@pytest.fixture(autouse=True)
+def _lists_for_few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, lists of tiles that are made for far more points alone; small problems are in `test_tile_list.py`."""
+    monkeypatch.setattr(tile_list, "TOO_FEW_PAIRS", 0)
 
 
 KINDS = [uniform, clustered, collapsed, one_wide_cluster, duplicated, antipodal, all_equal]
@@ -227,6 +234,11 @@ def test_the_order_keeps_images_and_brings_neighbours_together():
     assert bool((order[:500] < 500).all())
     jumps = (points[order][1:] - points[order][:-1]).norm(dim=1).mean()
     assert float(jumps) < 0.5 * float((points[1:] - points[:-1]).norm(dim=1).mean())
+
+
+@pytest.mark.parametrize("offsets", [[0], [0, 0], [0, 0, 0]])
+def test_no_points_have_an_order(offsets):
+    assert spatial_order(torch.zeros(0, 3), torch.tensor(offsets), torch.tensor(0.3)).shape == (0,)
 
 
 def test_points_all_over_the_sphere_stay_where_they_are():

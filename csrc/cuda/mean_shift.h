@@ -2,6 +2,8 @@
 // device memory; formula numbers in the kernels are those of rpe_ops/backends/reference/mean_shift.py.
 #pragma once
 
+#include "tile_list.h"
+
 #include <cstddef>
 #include <cstdint>
 
@@ -20,6 +22,8 @@ struct MeanShift {
   int num_images;
   bool half;       // products of float16 copies; else float32-grade
   int processors;  // multiprocessors of the GPU
+  // What points see of the sources, and sources of the points; the latter is for backwards with seeds or masses.
+  TileList seen, seeing;
 
   // Forward outputs, backward inputs.
   float *moved, *mean, *log_density;

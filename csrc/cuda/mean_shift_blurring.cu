@@ -34,13 +34,12 @@ blurring_backward_kernel(BlurringWork p) {
   using Tiles = SharedTiles<T>;
   Work work;
   const int64_t* offsets = p.step.point_offsets;
-  if (!find_work<T>(work, p.tiles_before, p.step.num_images, offsets, offsets)) return;
+  if (!find_work<T>(work, p.tiles_before, p.step.num_images, offsets, offsets, p.step.seen)) return;
   const int first_row = work.row_begin + warp_index() * T::kRowTiles * 16;
   const float kappa = log2_concentration(p.step.kappa);
   const bool corrected = lengths_matter(p.image[work.image], kappa);
   const float top = largest_squared(p.image[work.image], corrected);
   const float largest[2] = {top, top};
-  const int count = work.column_end - work.column_begin;
   RowOperand<T> x, u;
   RowNumbers<T> shift, excess;
   load_numbers<T>(shift, p.slope_shift, first_row, work.row_end, 0.0f);
@@ -56,7 +55,7 @@ blurring_backward_kernel(BlurringWork p) {
     first_move = false;
   };
   const auto copy = [&](int number) {
-    const int first = work.column_begin + number * T::kBlockN;
+    const int first = tile_column<T>(work, number);
     copy_partners<T>(number, 0, p.points, first, work.column_end);
     copy_partners<T>(number, 1, p.slopes, first, work.column_end);
     copy_numbers<T::kBlockN, T::kThreads>(Tiles::template numbers<float>(number, 0), p.slope_shift, first,
@@ -68,7 +67,7 @@ blurring_backward_kernel(BlurringWork p) {
   const auto visit = [&](int number) {
     const TileOperand x_j = Tiles::column_operand(number, 0), u_j = Tiles::column_operand(number, 1);
     const float* shift_j = Tiles::template numbers<float>(number, 0) + lane_index() % 4 * 2;
-    const int columns = count - number * T::kBlockN;
+    const int columns = columns_from<T>(work, number);
     const bool partial = columns < T::kBlockN;
 #pragma unroll(T::kUnroll)
     for (int column = 0; column < T::kBlockN; column += 16) {
@@ -110,7 +109,7 @@ blurring_backward_kernel(BlurringWork p) {
     x.load(Tiles::row_operand(0));
     u.load(Tiles::row_operand(1));
   };
-  walk_tiles<T>(share_of_split((count + T::kBlockN - 1) / T::kBlockN, work), copy, begin, visit);
+  walk_tiles<T>(tiles_of_split<T>(work), copy, begin, visit);
   move();
 }
 
@@ -184,9 +183,9 @@ blurring_finish_kernel(BlurringWork p) {
   if (lanes.inside && lanes.lane == 0) p.grad_kappa[row] = along;
 }
 
-template <int kDim, bool kSplit>
+template <int kDim, bool kSplit, bool kListed>
 size_t run_blurring(const MeanShift& step, void* workspace, Stream stream) {
-  using T = Traits<Walk::kBackward, kDim, kSplit>;
+  using T = Traits<Walk::kBackward, kDim, kSplit, kListed>;
   Workspace space(workspace);
   const unsigned tiles = largest_tile_count(step.num_points, step.num_images, T::kBlockM);
   SlopeSpace<kDim, kSplit, true> slopes(space, step);
@@ -229,14 +228,19 @@ size_t run_blurring(const MeanShift& step, void* workspace, Stream stream) {
 
 size_t blurring_backward(const MeanShift& step, void* workspace, void* stream) {
   return with_widths(step.dim, step.half, [&](auto width, auto split) {
-    return run_blurring<decltype(width)::value, decltype(split)::value != 0>(step, workspace, Stream(stream));
+    constexpr int kDim = decltype(width)::value;
+    constexpr bool kSplit = decltype(split)::value != 0;
+    const auto run = step.seen.columns ? run_blurring<kDim, kSplit, true> : run_blurring<kDim, kSplit, false>;
+    return run(step, workspace, Stream(stream));
   });
 }
 
 void blurring_backward_resources(std::vector<KernelResources>& all) {
   with_every_width([&](auto width, auto split) {
     using Backward = Traits<Walk::kBackward, decltype(width)::value, decltype(split)::value != 0>;
+    using Listed = Traits<Walk::kBackward, decltype(width)::value, decltype(split)::value != 0, true>;
     append_resources<Backward>(all, "blurring_backward_kernel", blurring_backward_kernel<Backward>);
+    append_resources<Listed>(all, "blurring_backward_kernel, listed", blurring_backward_kernel<Listed>);
   });
 }
 

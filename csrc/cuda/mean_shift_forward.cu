@@ -34,10 +34,10 @@ RPE_KERNEL(T::kThreads, kFixed ? T::kBlocksWanted : 1)
 mean_shift_forward_kernel(ForwardWork p) {
   using Tiles = SharedTiles<T>;
   Work work;
-  if (!find_work<T>(work, p.tiles_before, p.step.num_images, p.step.point_offsets, p.step.source_offsets)) return;
+  if (!find_work<T>(work, p.tiles_before, p.step.num_images, p.step.point_offsets, p.step.source_offsets, p.step.seen))
+    return;
   const int first_row = work.row_begin + warp_index() * T::kRowTiles * 16;
   const float kappa = log2_concentration(p.step.kappa);
-  const int count = work.column_end - work.column_begin;
   RowOperand<T> x;
   RowSums<T> total = {};
   WeightSums<T> density = {};
@@ -82,7 +82,7 @@ mean_shift_forward_kernel(ForwardWork p) {
     first_move = false;
   };
   const auto copy = [&](int number) {
-    const int first = work.column_begin + number * T::kBlockN;
+    const int first = tile_column<T>(work, number);
     copy_partners<T>(number, 0, p.sources, first, work.column_end);
     if (corrected)
       copy_numbers<T::kBlockN, T::kThreads>(Tiles::template numbers<float>(number, 0), p.excess, first,
@@ -93,7 +93,7 @@ mean_shift_forward_kernel(ForwardWork p) {
   };
   const auto visit = [&](int number) {
     const TileOperand y = Tiles::column_operand(number, 0);
-    const int columns = count - number * T::kBlockN;
+    const int columns = columns_from<T>(work, number);
     const bool partial = columns < T::kBlockN;
 #pragma unroll(T::kUnroll)
     for (int column = 0; column < T::kBlockN; column += 16) {
@@ -129,8 +129,7 @@ mean_shift_forward_kernel(ForwardWork p) {
     if ((number + 1) % T::kSumTiles == 0) move();
   };
   copy_own_rows<T>(0, p.points, work);
-  walk_tiles<T>(
-      share_of_split((count + T::kBlockN - 1) / T::kBlockN, work), copy, [&] { x.load(Tiles::row_operand(0)); }, visit);
+  walk_tiles<T>(tiles_of_split<T>(work), copy, [&] { x.load(Tiles::row_operand(0)); }, visit);
   move();
   if (work.slice != 0) return;
   store_numbers<T>(p.partial_density + slot, all_density, first_row, work.row_end);
@@ -172,9 +171,9 @@ mean_shift_finish_kernel(ForwardWork p) {
   p.step.log_density[row] = empty ? -INFINITY : level / kLog2E;
 }
 
-template <int kDim, bool kSplit>
+template <int kDim, bool kSplit, bool kListed>
 size_t run_forward(const MeanShift& step, void* workspace, Stream stream) {
-  using T = Traits<Walk::kForward, kDim, kSplit>;
+  using T = Traits<Walk::kForward, kDim, kSplit, kListed>;
   Workspace space(workspace);
   const bool blurring = step.blurring, fixed = blurring && step.log_weight == nullptr;
   const unsigned tiles = largest_tile_count(step.num_points, step.num_images, T::kBlockM);
@@ -208,16 +207,24 @@ size_t run_forward(const MeanShift& step, void* workspace, Stream stream) {
 
 size_t mean_shift_forward(const MeanShift& step, void* workspace, void* stream) {
   return with_widths(step.dim, step.half, [&](auto width, auto split) {
-    return run_forward<decltype(width)::value, decltype(split)::value != 0>(step, workspace, Stream(stream));
+    constexpr int kDim = decltype(width)::value;
+    constexpr bool kSplit = decltype(split)::value != 0;
+    const auto run = step.seen.columns ? run_forward<kDim, kSplit, true> : run_forward<kDim, kSplit, false>;
+    return run(step, workspace, Stream(stream));
   });
 }
 
 void mean_shift_forward_resources(std::vector<KernelResources>& all) {
   with_every_width([&](auto width, auto split) {
     using Forward = Traits<Walk::kForward, decltype(width)::value, decltype(split)::value != 0>;
+    using Listed = Traits<Walk::kForward, decltype(width)::value, decltype(split)::value != 0, true>;
     append_resources<Forward>(all, "mean_shift_forward_kernel, fixed shift", mean_shift_forward_kernel<Forward, true>);
     append_resources<Forward>(all, "mean_shift_forward_kernel, running maximum",
                               mean_shift_forward_kernel<Forward, false>);
+    append_resources<Listed>(all, "mean_shift_forward_kernel, listed, fixed shift",
+                             mean_shift_forward_kernel<Listed, true>);
+    append_resources<Listed>(all, "mean_shift_forward_kernel, listed, running maximum",
+                             mean_shift_forward_kernel<Listed, false>);
   });
 }
 

@@ -35,10 +35,10 @@ RPE_KERNEL(T::kThreads, T::kBlocksWanted)
 row_side_kernel(TwoSidedWork p) {
   using Tiles = SharedTiles<T>;
   Work work;
-  if (!find_work<T>(work, p.point_tiles, p.step.num_images, p.step.point_offsets, p.step.source_offsets)) return;
+  if (!find_work<T>(work, p.point_tiles, p.step.num_images, p.step.point_offsets, p.step.source_offsets, p.step.seen))
+    return;
   const int first_row = work.row_begin + warp_index() * T::kRowTiles * 16;
   const float kappa = log2_concentration(p.step.kappa);
-  const int count = work.column_end - work.column_begin;
   RowOperand<T> x, h;
   RowNumbers<T> shift, slope_sum = {}, density = {}, all_slopes = {}, all_density = {};
   load_numbers<T>(shift, p.slope_shift, first_row, work.row_end, 0.0f);
@@ -58,7 +58,7 @@ row_side_kernel(TwoSidedWork p) {
     first_move = false;
   };
   const auto copy = [&](int number) {
-    const int first = work.column_begin + number * T::kBlockN;
+    const int first = tile_column<T>(work, number);
     copy_partners<T>(number, 0, p.sources, first, work.column_end);
     copy_numbers<T::kBlockN, T::kThreads>(Tiles::template numbers<float>(number, 0), p.excess, first, work.column_end);
     if (p.step.log_weight != nullptr)
@@ -67,7 +67,7 @@ row_side_kernel(TwoSidedWork p) {
   };
   const auto visit = [&](int number) {
     const TileOperand y = Tiles::column_operand(number, 0);
-    const int columns = count - number * T::kBlockN;
+    const int columns = columns_from<T>(work, number);
 #pragma unroll(T::kUnroll)
     for (int column = 0; column < T::kBlockN; column += 16) {
       Chunk cosine[T::kRowTiles] = {}, slope[T::kRowTiles] = {}, probability[T::kRowTiles];
@@ -102,7 +102,7 @@ row_side_kernel(TwoSidedWork p) {
     x.load(Tiles::row_operand(0));
     h.load(Tiles::row_operand(1));
   };
-  walk_tiles<T>(share_of_split((count + T::kBlockN - 1) / T::kBlockN, work), copy, begin, visit);
+  walk_tiles<T>(tiles_of_split<T>(work), copy, begin, visit);
   move();
 #pragma unroll
   for (int m = 0; m < T::kRowTiles; ++m) {
@@ -178,10 +178,11 @@ RPE_KERNEL(T::kThreads, T::kBlocksWanted)
 column_side_kernel(TwoSidedWork p) {
   using Tiles = SharedTiles<T>;
   Work work;
-  if (!find_work<T>(work, p.source_tiles, p.step.num_images, p.step.source_offsets, p.step.point_offsets)) return;
+  if (!find_work<T>(work, p.source_tiles, p.step.num_images, p.step.source_offsets, p.step.point_offsets,
+                    p.step.seeing))
+    return;
   const int first_row = work.row_begin + warp_index() * T::kRowTiles * 16;
   const float kappa = log2_concentration(p.step.kappa);
-  const int count = work.column_end - work.column_begin;
   RowOperand<T> y;
   RowNumbers<T> bias = {}, excess, ceiling, sum_mass = {};
   load_numbers<T>(excess, p.excess, first_row, work.row_end, 0.0f);
@@ -207,7 +208,7 @@ column_side_kernel(TwoSidedWork p) {
     first_move = false;
   };
   const auto copy = [&](int number) {
-    const int first = work.column_begin + number * T::kBlockN;
+    const int first = tile_column<T>(work, number);
     copy_partners<T>(number, 0, p.points, first, work.column_end);
     copy_partners<T>(number, 1, p.slopes, first, work.column_end);
     const float* numbers[3] = {p.slope_shift, p.nearest, p.level};
@@ -218,7 +219,7 @@ column_side_kernel(TwoSidedWork p) {
   };
   const auto visit = [&](int number) {
     const TileOperand x = Tiles::column_operand(number, 0), h = Tiles::column_operand(number, 1);
-    const int columns = count - number * T::kBlockN;
+    const int columns = columns_from<T>(work, number);
     const bool partial = columns < T::kBlockN;
 #pragma unroll(T::kUnroll)
     for (int column = 0; column < T::kBlockN; column += 16) {
@@ -258,8 +259,7 @@ column_side_kernel(TwoSidedWork p) {
     if ((number + 1) % T::kSumTiles == 0) move();
   };
   copy_own_rows<T>(0, p.sources, work);
-  walk_tiles<T>(
-      share_of_split((count + T::kBlockN - 1) / T::kBlockN, work), copy, [&] { y.load(Tiles::row_operand(0)); }, visit);
+  walk_tiles<T>(tiles_of_split<T>(work), copy, [&] { y.load(Tiles::row_operand(0)); }, visit);
 #pragma unroll
   for (int m = 0; m < T::kRowTiles; ++m)
 #pragma unroll
@@ -303,10 +303,10 @@ column_finish_kernel(TwoSidedWork p) {
     p.step.grad_weight[row] = mass == 0.0f ? 0.0f : mass / scale * (massless ? 1.0f : expf(-log_weight));
 }
 
-template <int kDim, bool kSplit>
+template <int kDim, bool kSplit, bool kListed>
 size_t run_two_sided(const MeanShift& step, void* workspace, Stream stream) {
-  using Rows = Traits<Walk::kRowSide, kDim, kSplit>;
-  using Columns = Traits<Walk::kColumnSide, kDim, kSplit>;
+  using Rows = Traits<Walk::kRowSide, kDim, kSplit, kListed>;
+  using Columns = Traits<Walk::kColumnSide, kDim, kSplit, kListed>;
   Workspace space(workspace);
   const bool blurring = step.blurring;
   const unsigned row_tiles = largest_tile_count(step.num_points, step.num_images, Rows::kBlockM);
@@ -359,7 +359,10 @@ size_t run_two_sided(const MeanShift& step, void* workspace, Stream stream) {
 
 size_t two_sided_backward(const MeanShift& step, void* workspace, void* stream) {
   return with_widths(step.dim, step.half, [&](auto width, auto split) {
-    return run_two_sided<decltype(width)::value, decltype(split)::value != 0>(step, workspace, Stream(stream));
+    constexpr int kDim = decltype(width)::value;
+    constexpr bool kSplit = decltype(split)::value != 0;
+    const auto run = step.seen.columns ? run_two_sided<kDim, kSplit, true> : run_two_sided<kDim, kSplit, false>;
+    return run(step, workspace, Stream(stream));
   });
 }
 
@@ -372,8 +375,12 @@ void two_sided_backward_resources(std::vector<KernelResources>& all) {
   with_every_width([&](auto width, auto split) {
     using RowSide = Traits<Walk::kRowSide, decltype(width)::value, decltype(split)::value != 0>;
     using ColumnSide = Traits<Walk::kColumnSide, decltype(width)::value, decltype(split)::value != 0>;
+    using ListedRows = Traits<Walk::kRowSide, decltype(width)::value, decltype(split)::value != 0, true>;
+    using ListedColumns = Traits<Walk::kColumnSide, decltype(width)::value, decltype(split)::value != 0, true>;
     append_resources<RowSide>(all, "row_side_kernel", row_side_kernel<RowSide>);
     append_resources<ColumnSide>(all, "column_side_kernel", column_side_kernel<ColumnSide>);
+    append_resources<ListedRows>(all, "row_side_kernel, listed", row_side_kernel<ListedRows>);
+    append_resources<ListedColumns>(all, "column_side_kernel, listed", column_side_kernel<ListedColumns>);
   });
 }
 

@@ -23,6 +23,8 @@ constexpr size_t kLargestShared = 99 * 1024;
 // Thread blocks that a multiprocessor should be offered, and the fewest column tiles worth a thread block of their own.
 constexpr int kBlocksPerProcessor = 4;
 constexpr int kTilesPerSplit = 8;
+// Rows of a chunk of a TileList: CHUNK of rpe_ops/backends/tile_bounds.py.
+constexpr int kListChunk = 64;
 // Columns after which sums are added to memory and begin anew: tensor cores cut off what does not fit a sum, a small share
 // of it each time, and equal terms err alike. For float16-grade and for float32-grade sums.
 constexpr int kHalfSumColumns = 4096;
@@ -48,7 +50,7 @@ struct Shape {
   bool resident;  // the warp's own rows stay in registers, instead of being read from shared memory for every tile
 };
 
-constexpr Shape shape_of(Walk walk, int dim, bool split) {
+constexpr Shape full_shape_of(Walk walk, int dim, bool split) {
   switch (walk) {
     case Walk::kForward:
     case Walk::kComponents:
@@ -89,6 +91,13 @@ constexpr Shape shape_of(Walk walk, int dim, bool split) {
   return {};
 }
 
+// Walks by lists have tiles that divide a chunk.
+constexpr Shape shape_of(Walk walk, int dim, bool split, bool listed) {
+  Shape shape = full_shape_of(walk, dim, split);
+  if (listed) shape.row_tiles = 1;
+  return shape;
+}
+
 // Operands of the own rows and of the partner rows, and numbers that come with each partner row.
 struct Parts {
   int rows;
@@ -127,12 +136,13 @@ constexpr int blocks_wanted(Walk walk, int dim, bool split) {
   return walk == Walk::kBackward || walk == Walk::kColumnSide ? 3 : 1;
 }
 
-template <Walk kWalk_, int kDim_, bool kSplit_>
+template <Walk kWalk_, int kDim_, bool kSplit_, bool kListed_ = false>
 struct Traits {
   static constexpr Walk kWalk = kWalk_;
   static constexpr int kDim = kDim_;
-  static constexpr bool kSplit = kSplit_;  // rows come in two float16 parts
-  static constexpr Shape kShape = shape_of(kWalk, kDim, kSplit);
+  static constexpr bool kSplit = kSplit_;    // rows come in two float16 parts
+  static constexpr bool kListed = kListed_;  // columns come from a TileList
+  static constexpr Shape kShape = shape_of(kWalk, kDim, kSplit, kListed);
   static constexpr Parts kParts = parts_of(kWalk);
   static constexpr int kThreads = kShape.warps * kWarpSize;
   static constexpr int kBlocksWanted = blocks_wanted(kWalk, kDim, kSplit);
@@ -158,6 +168,7 @@ struct Traits {
 
   static_assert(kDim % 8 == 0 && kDim <= kLargestDim && (kDim & (kDim - 1)) == 0, "rows are padded to a power of two");
   static_assert(kBlockN % 16 == 0 && kStages >= 2, "partners come sixteen at a time, behind those in use");
+  static_assert(!kListed || (kListChunk % kBlockM == 0 && kListChunk % kBlockN == 0), "tiles lie in one chunk");
   static_assert(kSharedBytes <= int(kLargestShared), "a tile must fit the smallest GPU");
 };
 

@@ -2,6 +2,7 @@
 // What is done with a tile is the kernel's (products: tiles.cuh). It knows no operator's formula.
 #pragma once
 
+#include "tile_list.h"
 #include "tiles.cuh"
 
 namespace rpe {
@@ -13,6 +14,9 @@ struct Work {
   int row_begin, row_end;        // of the tile; row_end is the image's last row at most
   int column_begin, column_end;  // of the image's partners
   int split, num_splits, slice;
+  // Listed walks alone: where the row tile's part of the list begins, and how many chunks are in it.
+  const int32_t* chunks;
+  int num_chunks;
 };
 
 // The last segment that begins at or before `value`, for `begin` [count + 1] that never falls.
@@ -33,7 +37,7 @@ RPE_DEVICE int find_segment(const T* begin, int count, int64_t value) {
 // Grid: x row tiles, as many as there may be, y splits, z slices. False past the last tile.
 template <class T>
 RPE_DEVICE bool find_work(Work& work, const int32_t* tiles_before, int num_images, const int64_t* row_offsets,
-                          const int64_t* column_offsets) {
+                          const int64_t* column_offsets, [[maybe_unused]] const TileList& list = {}) {
   const Grid block = block_index();
   const int tile = int(block.x);
   if (tile >= tiles_before[num_images]) return false;
@@ -46,6 +50,11 @@ RPE_DEVICE bool find_work(Work& work, const int32_t* tiles_before, int num_image
   work.split = int(block.y);
   work.num_splits = int(grid_size().y);
   work.slice = int(block.z);
+  if constexpr (T::kListed) {
+    const int32_t* begin = list.begin + list.before[image] + (work.row_begin - int(row_offsets[image])) / kListChunk;
+    work.chunks = list.columns + begin[0];
+    work.num_chunks = begin[1] - begin[0];
+  }
   return true;
 }
 
@@ -57,6 +66,41 @@ RPE_DEVICE Range share_of_split(int count, const Work& work) {
   const int each = (count + work.num_splits - 1) / work.num_splits;
   const int first = work.split * each < count ? work.split * each : count;
   return {first, first + each < count ? first + each : count};
+}
+
+// The tiles of one split, by number: all of the image's columns, or those of the listed chunks one after the other.
+template <class T>
+RPE_DEVICE Range tiles_of_split(const Work& work) {
+  if constexpr (T::kListed) {
+    constexpr int kTiles = kListChunk / T::kBlockN;
+    const Range chunks = share_of_split(work.num_chunks, work);
+    if (chunks.first >= chunks.last) return {0, 0};
+    // an image ends in its last chunk
+    const int room = work.column_end - work.chunks[chunks.last - 1];
+    const int last = room < kListChunk ? (room + T::kBlockN - 1) / T::kBlockN : kTiles;
+    return {chunks.first * kTiles, (chunks.last - 1) * kTiles + last};
+  } else {
+    return share_of_split((work.column_end - work.column_begin + T::kBlockN - 1) / T::kBlockN, work);
+  }
+}
+// First column of a tile.
+template <class T>
+RPE_DEVICE int tile_column(const Work& work, int number) {
+  if constexpr (T::kListed) {
+    constexpr int kTiles = kListChunk / T::kBlockN;
+    return work.chunks[number / kTiles] + number % kTiles * T::kBlockN;
+  } else {
+    return work.column_begin + number * T::kBlockN;
+  }
+}
+// Columns of the image from the beginning of a tile.
+template <class T>
+RPE_DEVICE int columns_from(const Work& work, int number) {
+  if constexpr (T::kListed) {
+    return work.column_end - tile_column<T>(work, number);
+  } else {
+    return work.column_end - work.column_begin - number * T::kBlockN;
+  }
 }
 
 // Shared memory of a thread block, as the traits lay it out.

@@ -1,12 +1,34 @@
 // csrc/cuda's mean shift on the device, emulated or real: against literal double loops, with shuffled threads, in ragged
 // batches, at every width.
 #include "cuda/mean_shift.h"
+#include "cuda/traits.cuh"
 #include "cuda_device.h"
 #include "mean_shift_problem.h"
 
 namespace {
 
 using namespace testing::mean_shift;
+
+// For each chunk of rows the columns that it sees (csrc/cuda/tile_list.h).
+struct Lists {
+  std::vector<int32_t> before{0}, begin{0}, columns;
+
+  Lists() = default;
+  Lists(const Problem<float>& problem, const std::vector<int64_t>& rows, const std::vector<int64_t>& partners) {
+    const int64_t chunk = problem.c.chunk;
+    for (size_t image = 0; image + 1 < rows.size(); ++image) {
+      for (int64_t i = 0; i < rows[image + 1] - rows[image]; i += chunk) {
+        for (int64_t j = 0; j < partners[image + 1] - partners[image]; j += chunk)
+          if (problem.kept(i, j)) columns.push_back(int32_t(partners[image] + j));
+        begin.push_back(int32_t(columns.size()));
+      }
+      before.push_back(int32_t(begin.size()) - 1);
+    }
+  }
+  rpe::cuda::TileList on(testing::Device& device) const {
+    return {device.input(before), device.input(begin), device.input(columns)};
+  }
+};
 
 Results<float> run(const Problem<float>& problem, bool half, int processors, uint64_t seed) {
   Results<float> r;
@@ -34,6 +56,13 @@ Results<float> run(const Problem<float>& problem, bool half, int processors, uin
   p.num_images = int(problem.point_offsets.size()) - 1;
   p.half = half;
   p.processors = processors;
+  Lists seen, seeing;
+  if (problem.c.chunk > 0) {
+    seen = Lists(problem, problem.point_offsets, problem.source_offsets);
+    seeing = Lists(problem, problem.source_offsets, problem.point_offsets);
+    p.seen = seen.on(device);
+    p.seeing = seeing.on(device);
+  }
   p.moved = device.output(r.moved);
   p.mean = device.output(r.mean);
   p.log_density = device.output(r.log_density);
@@ -132,6 +161,16 @@ int main() {
   check({{1100}, {}, 8, 20.0, 1.0, false}, false);
   check({{150}, {1060}, 16, 20.0, 1.0, true}, false);
   check({{1060}, {70}, 16, 20.0, 1.0, false}, false);
+  // pairs of chunks left out, in ragged batches: a row that sees nothing stays where it is
+  const std::vector<int64_t> chunked{0, 64, 15, 0, 200, 129};
+  for (int64_t dim : {8, 32, 64, 100, 256}) {
+    for (bool half : {false, true}) {
+      check({chunked, {}, dim, 5.0, 0.8, false, 0, 0, rpe::cuda::kListChunk}, half);
+      check({{3, 70, 20, 0, 65, 1}, chunked, dim, 5.0, 0.7, true, 0, 0, rpe::cuda::kListChunk}, half);
+    }
+  }
+  check({{1100}, {}, 16, 20.0, 1.0, false, 0, 0, rpe::cuda::kListChunk}, false);
+  check({{150}, {1060}, 16, 20.0, 1.0, true, 0, 0, rpe::cuda::kListChunk}, false);
   check({{}, {}, 4, 5.0, 1.0, false}, false);
   check({{0, 0}, {3, 0}, 4, 5.0, 1.0, true}, false);
   return testing::finish();

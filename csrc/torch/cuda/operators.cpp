@@ -18,6 +18,17 @@ namespace {
 
 using OptionalTensor = std::optional<at::Tensor>;
 
+// Nothing, or the three tensors of a TileList (rpe_ops/backends/tile_list.py).
+TileList tile_list(at::TensorList tensors, int num_images, const char* name) {
+  if (tensors.empty()) return {};
+  TORCH_CHECK(tensors.size() == 3, name, " must be empty or (before, begin, columns), got ", tensors.size(),
+              " tensors");
+  check_tensor(tensors[0], at::kInt, {num_images + 1}, name);
+  for (size_t which : {1, 2}) check_tensor(tensors[which], at::kInt, {tensors[which].numel()}, name);
+  return {tensors[0].const_data_ptr<int32_t>(), tensors[1].const_data_ptr<int32_t>(),
+          tensors[2].const_data_ptr<int32_t>()};
+}
+
 MeanShift mean_shift_inputs(const at::Tensor& points, const OptionalTensor& sources, const OptionalTensor& log_weight,
                             const at::Tensor& kappa, const at::Tensor& eta, const at::Tensor& point_offsets,
                             const at::Tensor& source_offsets, bool half, const DeviceScope& device) {
@@ -49,10 +60,12 @@ MeanShift mean_shift_inputs(const at::Tensor& points, const OptionalTensor& sour
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> mean_shift_forward_op(
     const at::Tensor& points, const OptionalTensor& sources, const OptionalTensor& log_weight, const at::Tensor& kappa,
-    const at::Tensor& eta, const at::Tensor& point_offsets, const at::Tensor& source_offsets, bool half) {
+    const at::Tensor& eta, const at::Tensor& point_offsets, const at::Tensor& source_offsets, at::TensorList seen,
+    bool half) {
   const DeviceScope device(points);
   MeanShift problem =
       mean_shift_inputs(points, sources, log_weight, kappa, eta, point_offsets, source_offsets, half, device);
+  problem.seen = tile_list(seen, problem.num_images, "seen");
   at::Tensor moved = at::empty(points.sizes(), points.options());
   at::Tensor mean = at::empty(points.sizes(), points.options());
   at::Tensor log_density = at::empty({points.size(0)}, points.options());
@@ -66,11 +79,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> mean_shift_forward_op(
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> mean_shift_backward_op(
     const at::Tensor& grad_moved, const at::Tensor& points, const OptionalTensor& sources,
     const OptionalTensor& log_weight, const at::Tensor& kappa, const at::Tensor& eta, const at::Tensor& point_offsets,
-    const at::Tensor& source_offsets, const at::Tensor& mean, const at::Tensor& log_density, bool with_grad_weight,
-    bool half) {
+    const at::Tensor& source_offsets, at::TensorList seen, at::TensorList seeing, const at::Tensor& mean,
+    const at::Tensor& log_density, bool with_grad_weight, bool half) {
   const DeviceScope device(points);
   MeanShift problem =
       mean_shift_inputs(points, sources, log_weight, kappa, eta, point_offsets, source_offsets, half, device);
+  problem.seen = tile_list(seen, problem.num_images, "seen");
+  problem.seeing = tile_list(seeing, problem.num_images, "seeing");
   check_tensor(grad_moved, at::kFloat, points.sizes(), "grad_moved");
   check_tensor(mean, at::kFloat, points.sizes(), "mean");
   check_tensor(log_density, at::kFloat, {points.size(0)}, "log_density");
@@ -145,11 +160,11 @@ at::Tensor foreign_root_op(const at::Tensor& points, const at::Tensor& root, con
 TORCH_LIBRARY(rpe_ops_cuda, library) {
   library.def(
       "mean_shift_forward(Tensor points, Tensor? sources, Tensor? log_weight, Tensor kappa, Tensor eta, "
-      "Tensor point_offsets, Tensor source_offsets, bool half) -> (Tensor, Tensor, Tensor)");
+      "Tensor point_offsets, Tensor source_offsets, Tensor[] seen, bool half) -> (Tensor, Tensor, Tensor)");
   library.def(
       "mean_shift_backward(Tensor grad_moved, Tensor points, Tensor? sources, Tensor? log_weight, Tensor kappa, "
-      "Tensor eta, Tensor point_offsets, Tensor source_offsets, Tensor mean, Tensor log_density, "
-      "bool with_grad_weight, bool half) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "Tensor eta, Tensor point_offsets, Tensor source_offsets, Tensor[] seen, Tensor[] seeing, Tensor mean, "
+      "Tensor log_density, bool with_grad_weight, bool half) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   library.def(
       "pairwise_loss_forward(Tensor points, Tensor instance, Tensor weight, Tensor offsets, float margin, "
       "bool with_gradient, bool half) -> (Tensor, Tensor)");

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from rpe_ops.backends.tile_list import NearTiles, TileList
 from rpe_ops.backends.triton.shapes import TileShape
 
 
@@ -25,6 +27,13 @@ def launch(kernel: Any, grid: tuple[int, ...], shape: TileShape, *arguments: Any
     guard = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
     with guard:
         kernel[grid](*arguments, **constants, **compile_options(shape))
+
+
+def list_arguments(
+    near: NearTiles | None, side: Callable[[NearTiles], TileList]
+) -> list[Tensor] | list[None]:
+    """What a kernel is told of the columns that rows, one side of a step, have to see; nothing where that is all."""
+    return [None] * 3 if near is None else side(near).tensors()
 
 
 class Operands(NamedTuple):

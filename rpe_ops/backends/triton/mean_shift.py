@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rpe_ops.backends.images import image_maximum, image_of_rows
 from rpe_ops.backends.rows import row_gradients
+from rpe_ops.backends.tile_list import NearTiles, near_tiles
 from rpe_ops.backends.triton.kernels.mean_shift import mean_shift_finish_kernel, mean_shift_forward_kernel
 from rpe_ops.backends.triton.kernels.mean_shift_backward import (
     blurring_backward_kernel,
@@ -19,7 +20,7 @@ from rpe_ops.backends.triton.kernels.mean_shift_backward import (
     tile_sum_kernel,
 )
 from rpe_ops.backends.triton.kernels.tiles import LARGEST_FLOAT, LOG2_E, SCALE_EXPONENT
-from rpe_ops.backends.triton.launching import Operands, launch, operands
+from rpe_ops.backends.triton.launching import Operands, launch, list_arguments, operands
 from rpe_ops.backends.triton.shapes import (
     block_dim,
     fused_backward,
@@ -58,7 +59,8 @@ def forward(
     x = operands(points, half)
     y = x if sources is None else operands(sources, half)
     partners = points if sources is None else sources
-    shape = tile_shape("mean_shift_forward", dim, half, points.device)
+    near = near_tiles(points, sources, log_weight, kappa, point_offsets, source_offsets, tol)
+    shape = tile_shape("mean_shift_forward", dim, half, points.device, listed=near is not None)
     tiles = row_tiles(point_offsets, num_points, shape.rows)
     splits = num_splits(tiles.count, partners, source_offsets, shape)
     fixed_shift = sources is None and log_weight is None
@@ -72,7 +74,15 @@ def forward(
         (tiles.count, splits),
         shape,
         *(*x, *y, largest_cosine, excess if fixed_shift else None, bias, kappa, tiles.image, tiles.row),
-        *(point_offsets, source_offsets, partial_sum, *partial_rows, num_points, splits),
+        *(
+            point_offsets,
+            source_offsets,
+            *list_arguments(near, NearTiles.of_points),
+            partial_sum,
+            *partial_rows,
+            num_points,
+            splits,
+        ),
         **pair_constants(dim, shape, half),
         FIXED_SHIFT=fixed_shift,
     )
@@ -116,9 +126,10 @@ def backward(
         grad_sources = points.new_zeros(0 if sources is None else partners.shape[0], dim)
         grad_weight = points.new_zeros(partners.shape[0] if with_grad_weight else 0)
         return g, grad_sources, grad_weight, torch.zeros_like(kappa), grad_eta
+    near = near_tiles(points, sources, log_weight, kappa, point_offsets, source_offsets, tol)
     shared = (kappa, point_offsets, source_offsets, mean)
     if sources is None and log_weight is None and fused_backward(dim, half):
-        pull, grad_kappa = _blurring(points, h, kappa, point_offsets, mean, log_density, half)
+        pull, grad_kappa = _blurring(points, h, kappa, point_offsets, mean, log_density, half, near)
         staying = (log_density == -torch.inf)[:, None]
         return (
             torch.where(staying, g, (1.0 - eta) * g + pull),
@@ -127,7 +138,7 @@ def backward(
             grad_kappa,
             grad_eta,
         )
-    row_sum, column_sum, grad_weight = _rows_and_columns(points, sources, log_weight, h, *shared, half)
+    row_sum, column_sum, grad_weight = _rows_and_columns(points, sources, log_weight, h, *shared, half, near)
     grad_kappa = (points * row_sum).sum(dtype=torch.float64).to(kappa.dtype)
     staying = (log_density == -torch.inf)[:, None]  # Y_i = x_i whatever eta is
     grad_points = torch.where(staying, g, (1.0 - eta) * g + kappa * row_sum)
@@ -143,7 +154,14 @@ def backward(
 
 
 def _blurring(
-    points: Tensor, h: Tensor, kappa: Tensor, offsets: Tensor, mean: Tensor, log_density: Tensor, half: bool
+    points: Tensor,
+    h: Tensor,
+    kappa: Tensor,
+    offsets: Tensor,
+    mean: Tensor,
+    log_density: Tensor,
+    half: bool,
+    near: NearTiles | None,
 ) -> tuple[Tensor, Tensor]:
     """kappa R + C of (5) and (6), `[N, D]`, and the gradient of kappa: sum_i x_i.R_i, since each sum_j S_ij is 0."""
     num_points, dim = points.shape
@@ -157,7 +175,7 @@ def _blurring(
     level = log_density * LOG2_E.value - above * _log2_concentration(kappa)
     share = torch.where(outside, 0.0, torch.exp2(-level))
     u, v, scale = _scaled_slopes(share[:, None] * h, mean, offsets, half, 2.0**SCALE_EXPONENT.value)
-    shape = tile_shape("mean_shift_backward", dim, half, points.device)
+    shape = tile_shape("mean_shift_backward", dim, half, points.device, listed=near is not None)
     tiles = row_tiles(offsets, num_points, shape.rows)
     splits = num_splits(tiles.count, points, offsets, shape)
     partial_points, partial_slopes = _buffers(2, h, splits, num_points, dim)
@@ -175,6 +193,7 @@ def _blurring(
             tiles.image,
             tiles.row,
             offsets,
+            *list_arguments(near, NearTiles.of_points),
             partial_points,
             partial_slopes,
         ),
@@ -220,6 +239,7 @@ def _rows_and_columns(
     source_offsets: Tensor,
     mean: Tensor,
     half: bool,
+    near: NearTiles | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """R `[M, D]`, C `[T, D]` and the gradient of the masses `[T]` of (5), (6) and (8)."""
     partners = points if sources is None else sources
@@ -227,7 +247,7 @@ def _rows_and_columns(
     x = operands(points, half)
     y = x if sources is None else operands(sources, half)
     slopes, shift, scale = _scaled_slopes(h, mean, point_offsets, half)
-    shape = tile_shape("mean_shift_sides", dim, half, points.device)
+    shape = tile_shape("mean_shift_sides", dim, half, points.device, listed=near is not None)
     constants = pair_constants(dim, shape, half)
     tiles = row_tiles(point_offsets, num_points, shape.rows)
     splits = num_splits(tiles.count, partners, source_offsets, shape)
@@ -238,7 +258,16 @@ def _rows_and_columns(
         row_backward_kernel,
         (tiles.count, splits),
         shape,
-        *(*inputs, shift, kappa, tiles.image, tiles.row, point_offsets, source_offsets),
+        *(
+            *inputs,
+            shift,
+            kappa,
+            tiles.image,
+            tiles.row,
+            point_offsets,
+            source_offsets,
+            *list_arguments(near, NearTiles.of_points),
+        ),
         *(row_sum, slope_sum, nearest, level, density, num_points, splits),
         **constants,
     )
@@ -264,6 +293,7 @@ def _rows_and_columns(
             tiles.row,
             point_offsets,
             source_offsets,
+            *list_arguments(near, NearTiles.of_sources),
         ),
         *(*sums, mass_sum, num_sources, splits),
         **constants,

@@ -8,12 +8,13 @@ runs.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from rpe_ops import settings
+from rpe_ops.backends.tile_bounds import CHUNK
 
 
 @dataclass(frozen=True)
@@ -106,13 +107,17 @@ _PROGRAMS_PER_PROCESSOR = 4
 _TILES_PER_SPLIT = 8
 
 
-def tile_shape(kernel: str, dim: int, half: bool, device: torch.device) -> TileShape:
-    """The tile of `kernel` for rows of width `dim`, with float16 operands or float32 ones."""
+def tile_shape(kernel: str, dim: int, half: bool, device: torch.device, *, listed: bool = False) -> TileShape:
+    """The tile of `kernel` for rows of width `dim`, with float16 operands or float32 ones.
+
+    `listed`: one that divides the chunks of a `TileList`.
+    """
     if settings.triton_interprets():
         return _INTERPRETED
     table = _HOPPER if architecture(device) == 90 else _PORTABLE
     widths = table.get((kernel, half)) or table[_LIKE[kernel], half]
-    return widths[max(0, block_dim(dim).bit_length() - 6)]
+    shape = widths[max(0, block_dim(dim).bit_length() - 6)]
+    return replace(shape, columns=min(shape.columns, CHUNK)) if listed else shape
 
 
 def fused_backward(dim: int, half: bool) -> bool:

@@ -14,7 +14,6 @@ from rpe_ops.backends.triton.kernels.tiles import (
     LOG2_E,
     SCALE_EXPONENT,
     WIDEST_PEELED,
-    column_range,
     kernel_values,
     load_rows,
     load_values,
@@ -22,6 +21,8 @@ from rpe_ops.backends.triton.kernels.tiles import (
     raise_reference,
     rows_times_rows,
     store_rows,
+    tile_start,
+    tile_walk,
     weights_times_rows,
 )
 
@@ -96,6 +97,9 @@ def mean_shift_forward_kernel(
     tile_row,
     point_offsets,
     source_offsets,
+    list_before,
+    list_begin,
+    list_columns,
     partial_sum,
     partial_nearest,
     partial_level,
@@ -126,9 +130,15 @@ def mean_shift_forward_kernel(
     image = tl.load(tile_image + tile)
     if image < 0:
         return
-    rows = tl.load(tile_row + tile) + tl.arange(0, BLOCK_M)
+    row = tl.load(tile_row + tile)
+    rows = row + tl.arange(0, BLOCK_M)
     row_end = tl.load(point_offsets + image + 1).to(tl.int32)
-    first, last = column_range(
+    first, whole, stop, last = tile_walk(
+        list_before,
+        list_begin,
+        list_columns,
+        image,
+        row - tl.load(point_offsets + image).to(tl.int32),
         tl.load(source_offsets + image).to(tl.int32),
         tl.load(source_offsets + image + 1).to(tl.int32),
         split,
@@ -146,10 +156,11 @@ def mean_shift_forward_kernel(
     else:
         nearest = tl.full([BLOCK_M], float("-inf"), tl.float32)
         level = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    whole = first
-    if BLOCK_D <= WIDEST_PEELED:
-        whole = first + (last - first) // BLOCK_N * BLOCK_N
-        for start in range(first, whole, BLOCK_N):
+    STEP: tl.constexpr = BLOCK_N if list_begin is None else 1
+    if BLOCK_D > WIDEST_PEELED:
+        whole = first
+    else:
+        for place in range(first, whole, STEP):
             total, density, nearest, level = forward_tile(
                 x,
                 x_low,
@@ -158,7 +169,7 @@ def mean_shift_forward_kernel(
                 excess,
                 log_weight,
                 kappa,
-                start,
+                tile_start(list_columns, place, BLOCK_N),
                 last,
                 total,
                 density,
@@ -172,7 +183,7 @@ def mean_shift_forward_kernel(
                 SPLIT,
                 False,
             )
-    for start in range(whole, last, BLOCK_N):
+    for place in range(whole, stop, STEP):
         total, density, nearest, level = forward_tile(
             x,
             x_low,
@@ -181,7 +192,7 @@ def mean_shift_forward_kernel(
             excess,
             log_weight,
             kappa,
-            start,
+            tile_start(list_columns, place, BLOCK_N),
             last,
             total,
             density,

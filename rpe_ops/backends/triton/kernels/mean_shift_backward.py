@@ -13,7 +13,6 @@ from rpe_ops.backends.triton.kernels.tiles import (
     LOG2_E,
     SCALE_EXPONENT,
     WIDEST_PEELED,
-    column_range,
     kernel_values,
     load_rows,
     load_values,
@@ -21,6 +20,8 @@ from rpe_ops.backends.triton.kernels.tiles import (
     raise_reference,
     rows_times_rows,
     store_rows,
+    tile_start,
+    tile_walk,
     weights_times_rows,
 )
 
@@ -92,6 +93,9 @@ def blurring_backward_kernel(
     tile_image,
     tile_row,
     offsets,
+    list_before,
+    list_begin,
+    list_columns,
     partial_points,
     partial_slopes,
     num_rows,
@@ -119,9 +123,22 @@ def blurring_backward_kernel(
     image = tl.load(tile_image + tile)
     if image < 0:
         return
-    rows = tl.load(tile_row + tile) + tl.arange(0, BLOCK_M)
+    row = tl.load(tile_row + tile)
+    rows = row + tl.arange(0, BLOCK_M)
+    row_begin = tl.load(offsets + image).to(tl.int32)
     row_end = tl.load(offsets + image + 1).to(tl.int32)
-    first, last = column_range(tl.load(offsets + image).to(tl.int32), row_end, split, num_splits, BLOCK_N)
+    first, whole, stop, last = tile_walk(
+        list_before,
+        list_begin,
+        list_columns,
+        image,
+        row - row_begin,
+        row_begin,
+        row_end,
+        split,
+        num_splits,
+        BLOCK_N,
+    )
     x_i = load_rows(points, rows, row_end, D, BLOCK_D)  # [BLOCK_M, BLOCK_D]
     x_i_low = load_rows(points_low, rows, row_end, D, BLOCK_D)
     u_i = load_rows(slope_rows, rows, row_end, D, BLOCK_D)
@@ -131,10 +148,11 @@ def blurring_backward_kernel(
     kappa = log2_concentration(kappa_pointer)
     sum_points = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     sum_slopes = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    whole = first
-    if BLOCK_D <= WIDEST_PEELED:
-        whole = first + (last - first) // BLOCK_N * BLOCK_N
-        for start in range(first, whole, BLOCK_N):
+    STEP: tl.constexpr = BLOCK_N if list_begin is None else 1
+    if BLOCK_D > WIDEST_PEELED:
+        whole = first
+    else:
+        for place in range(first, whole, STEP):
             sum_points, sum_slopes = blurring_tile(
                 x_i,
                 x_i_low,
@@ -149,7 +167,7 @@ def blurring_backward_kernel(
                 slope_rows_low,
                 slope_shift,
                 kappa,
-                start,
+                tile_start(list_columns, place, BLOCK_N),
                 last,
                 sum_points,
                 sum_slopes,
@@ -160,7 +178,7 @@ def blurring_backward_kernel(
                 SPLIT,
                 False,
             )
-    for start in range(whole, last, BLOCK_N):
+    for place in range(whole, stop, STEP):
         sum_points, sum_slopes = blurring_tile(
             x_i,
             x_i_low,
@@ -175,7 +193,7 @@ def blurring_backward_kernel(
             slope_rows_low,
             slope_shift,
             kappa,
-            start,
+            tile_start(list_columns, place, BLOCK_N),
             last,
             sum_points,
             sum_slopes,
@@ -256,6 +274,9 @@ def row_backward_kernel(
     tile_row,
     point_offsets,
     source_offsets,
+    list_before,
+    list_begin,
+    list_columns,
     partial_row_sum,
     partial_slope,
     partial_nearest,
@@ -284,9 +305,15 @@ def row_backward_kernel(
     image = tl.load(tile_image + tile)
     if image < 0:
         return
-    rows = tl.load(tile_row + tile) + tl.arange(0, BLOCK_M)
+    row = tl.load(tile_row + tile)
+    rows = row + tl.arange(0, BLOCK_M)
     row_end = tl.load(point_offsets + image + 1).to(tl.int32)
-    first, last = column_range(
+    first, _, stop, last = tile_walk(
+        list_before,
+        list_begin,
+        list_columns,
+        image,
+        row - tl.load(point_offsets + image).to(tl.int32),
         tl.load(source_offsets + image).to(tl.int32),
         tl.load(source_offsets + image + 1).to(tl.int32),
         split,
@@ -304,8 +331,9 @@ def row_backward_kernel(
     density = tl.zeros([BLOCK_M], tl.float32)
     slope_sum = tl.zeros([BLOCK_M], tl.float32)
     row_sum = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    for start in range(first, last, BLOCK_N):
-        columns = start + tl.arange(0, BLOCK_N)
+    STEP: tl.constexpr = BLOCK_N if list_begin is None else 1
+    for place in range(first, stop, STEP):
+        columns = tile_start(list_columns, place, BLOCK_N) + tl.arange(0, BLOCK_N)
         inside = columns < last
         y = load_rows(sources, columns, last, D, BLOCK_D)
         y_low = load_rows(sources_low, columns, last, D, BLOCK_D)
@@ -351,6 +379,9 @@ def column_backward_kernel(
     tile_row,
     point_offsets,
     source_offsets,
+    list_before,
+    list_begin,
+    list_columns,
     partial_slopes,
     partial_points,
     partial_mass,
@@ -376,9 +407,15 @@ def column_backward_kernel(
     image = tl.load(tile_image + tile)
     if image < 0:
         return
-    columns = tl.load(tile_row + tile) + tl.arange(0, BLOCK_M)
+    column = tl.load(tile_row + tile)
+    columns = column + tl.arange(0, BLOCK_M)
     column_end = tl.load(source_offsets + image + 1).to(tl.int32)
-    first, last = column_range(
+    first, _, stop, last = tile_walk(
+        list_before,
+        list_begin,
+        list_columns,
+        image,
+        column - tl.load(source_offsets + image).to(tl.int32),
         tl.load(point_offsets + image).to(tl.int32),
         tl.load(point_offsets + image + 1).to(tl.int32),
         split,
@@ -399,8 +436,9 @@ def column_backward_kernel(
     sum_slopes = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     sum_points = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     sum_mass = tl.zeros([BLOCK_M], tl.float32)
-    for start in range(first, last, BLOCK_N):
-        rows = start + tl.arange(0, BLOCK_N)
+    STEP: tl.constexpr = BLOCK_N if list_begin is None else 1
+    for place in range(first, stop, STEP):
+        rows = tile_start(list_columns, place, BLOCK_N) + tl.arange(0, BLOCK_N)
         inside = rows < last
         x = load_rows(points, rows, last, D, BLOCK_D)
         x_low = load_rows(points_low, rows, last, D, BLOCK_D)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from rpe_ops.backends import tile_bounds
+
 LOG2_E = tl.constexpr(1.4426950408889634)
 LARGEST_FLOAT = tl.constexpr(3.0e38)
 # Kernel values are at most 1. As operands they are multiplied by 2^7, so that the 11 bits of float16 reach down to
@@ -16,6 +18,8 @@ SCALE_EXPONENT = tl.constexpr(7.0)
 # Where a fixed shift leaves a row less than this of its scaled density, kappa is so large that rounding alone decides
 # between neighbours, and weights have fallen out of float16: the row stays, as one without mass does.
 LEAST_DENSITY = tl.constexpr(2.0**-14)
+# Rows of a chunk of `TileList`.
+LIST_CHUNK = tl.constexpr(tile_bounds.CHUNK)
 # Up to this BLOCK_D the last, partial tile of columns has a loop of its own, and the others need no mask. Wider rows
 # leave no registers for two loops.
 WIDEST_PEELED = tl.constexpr(64)
@@ -135,6 +139,54 @@ def share_of_split(count, split, num_splits):
     """First and last of `count` things that one split does."""
     each = tl.cdiv(count, num_splits)
     return tl.minimum(split * each, count), tl.minimum((split + 1) * each, count)
+
+
+@triton.jit
+def tile_walk(
+    list_before,
+    list_begin,
+    list_columns,
+    image,
+    row,
+    begin,
+    end,
+    split,
+    num_splits,
+    BLOCK_N: tl.constexpr,
+):
+    """The column tiles of one split: places first, whole and stop, and the last column for masks.
+
+    From whole to stop a tile may be partial. Without a list places are columns, a tile at every BLOCK_N of them. With
+    one (`TileList`; `row` counts from its image's first) places are tiles of the listed chunks, one after the other.
+    """
+    if list_begin is None:
+        first, last = column_range(begin, end, split, num_splits, BLOCK_N)
+        whole = first + (last - first) // BLOCK_N * BLOCK_N
+        stop = last
+    else:
+        TILES: tl.constexpr = LIST_CHUNK // BLOCK_N
+        chunk = list_begin + tl.load(list_before + image) + row // LIST_CHUNK
+        own = tl.load(chunk)
+        low, high = share_of_split(tl.load(chunk + 1) - own, split, num_splits)
+        first = (own + low) * TILES
+        rising = own + high - 1  # the last one, in which the image may end
+        room = end - tl.load(list_columns + rising, mask=high > low, other=0)
+        whole = tl.where(high > low, rising * TILES + tl.minimum(room // BLOCK_N, TILES), first)
+        stop = tl.where(high > low, rising * TILES + tl.minimum(tl.cdiv(room, BLOCK_N), TILES), first)
+        last = end
+    return first, whole, stop, last
+
+
+@triton.jit
+def tile_start(list_columns, place, BLOCK_N: tl.constexpr):
+    """The first column of the tile at a place of `tile_walk`."""
+    if list_columns is None:
+        start = place
+    else:
+        TILES: tl.constexpr = LIST_CHUNK // BLOCK_N
+        chunk = place // TILES
+        start = tl.load(list_columns + chunk) + (place - chunk * TILES) * BLOCK_N
+    return start
 
 
 @triton.jit
