@@ -5,12 +5,14 @@
 #
 # Needs Python with torch, pytest and numpy, nothing else: no network, no installation (the checkout is on PYTHONPATH).
 # Every step has its own time limit, so that the whole ends within nine minutes and a step that hangs does not hide
-# the others; the exit status is 1 when any failed. FOLDER then holds at most ten files.
+# the others; the exit status is 1 when any failed. FOLDER then holds seven files: gpu_check.log with all that was said,
+# a JSON of each benchmark, and the resources of the CUDA kernels.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 OUT=${1:-gpu_check_results}
 mkdir -p "$OUT"
 OUT=$(cd "$OUT" && pwd)
+: >"$OUT/gpu_check.log"
 export PYTHONPATH=$PWD:$PWD/python PYTHONDONTWRITEBYTECODE=1 MPLBACKEND=Agg
 CACHE=$(mktemp -d)
 trap 'rm -rf "$CACHE"' EXIT
@@ -18,7 +20,7 @@ export RPE_OPS_CACHE_DIR=${RPE_OPS_CACHE_DIR:-$CACHE} TRITON_CACHE_DIR=$CACHE/tr
 LIMIT=520
 failed=()
 
-# step NAME SECONDS COMMAND...: output to FOLDER/NAME.log, one line and the last words here.
+# step NAME SECONDS COMMAND...: output to FOLDER/gpu_check.log, one line and the last words here.
 step() {
     local name=$1 limit=$2 start=$SECONDS status=0
     shift 2
@@ -28,13 +30,15 @@ step() {
         failed+=("$name")
         return
     fi
-    timeout --kill-after=10 "$limit" "$@" >"$OUT/$name.log" 2>&1 </dev/null || status=$?
+    timeout --kill-after=10 "$limit" "$@" >"$CACHE/$name.log" 2>&1 </dev/null || status=$?
+    { echo "===== $name: exit $status after $((SECONDS - start)) s" && cat "$CACHE/$name.log"; } >>"$OUT/gpu_check.log"
+    rm -f "$OUT"/*.csv
     if ((status)); then
         failed+=("$name")
         echo "FAILED    $name after $((SECONDS - start)) s (exit $status, 124 is the limit of $limit s)"
-        tail -n 40 "$OUT/$name.log"
+        tail -n 40 "$CACHE/$name.log"
     else
-        echo "ok        $name in $((SECONDS - start)) s: $(tail -n 1 "$OUT/$name.log")"
+        echo "ok        $name in $((SECONDS - start)) s: $(tail -n 1 "$CACHE/$name.log")"
     fi
 }
 
@@ -74,9 +78,11 @@ print("every backend that can run here ran")
 # Times: first the sizes that matter most. Then what only a GPU can show, the operator tests of its backends (one process
 # per file, eight at a time: most of the time goes into compiling kernels for every width there is), accuracy at other
 # kappas, the largest size, and the peers that torch.compile makes.
-bench() { # bench NAME SECONDS ARGUMENT...: both operators, whose time the limits below allow
-    step "$1" "$2" python3 -m pytest benchmarks/test_mean_shift.py benchmarks/test_pairwise_loss.py --benchmark \
-        --bench-device cuda --bench-output "$OUT" --bench-name "$1" -q "${@:3}"
+bench() { # bench NAME SECONDS ARGUMENT...: both operators, or the files given, whose time the limits below allow
+    local files=(benchmarks/test_mean_shift.py benchmarks/test_pairwise_loss.py)
+    [[ $3 == *.py ]] && files=()
+    step "$1" "$2" python3 -m pytest "${files[@]}" "${@:3}" --benchmark \
+        --bench-device cuda --bench-output "$OUT" --bench-name "$1" -q
 }
 bench benchmark-gpu 110 --bench-points 16384 65536 --bench-dims 8 16 64
 step tests-gpu 50 python3 -m pytest tests/test_cuda.py -q
@@ -94,9 +100,9 @@ step sanitizer 60 bash -c '
         done
     done' "$CACHE/ctest"
 bench benchmark-gpu-large 40 --bench-points 262144 --bench-dims 16 --bench-dtypes float16
+bench benchmark-gpu-tolerance 50 benchmarks/test_tolerance.py --bench-dims 16
 bench benchmark-gpu-compiled 90 --bench-points 16384 --bench-dims 64 --bench-dtypes float16 --bench-compiled
 
-rm -f "$OUT"/*.csv
 if ((${#failed[@]})); then
     echo "gpu_check: failed after ${SECONDS} s: ${failed[*]}"
     exit 1
