@@ -135,9 +135,9 @@ class DecodeConfig:
     """What becomes 0: the foreground head's choice, the largest cluster, or nothing."""
     foreground_threshold: float = 0.5
     """Probability above which a pixel belongs to an object."""
-    core_threshold: float = 0.0
-    """Probability of the inside (of the foreground, for a model without `model.core`) above which cells are grouped;
-    objects then grow over the rest of the foreground.
+    core_threshold: float | None = None
+    """Probability of the inside above which cells are grouped, by default 0.5; objects then grow over the rest of the
+    foreground. For a model without `model.core` it is one of the foreground, and by default all of that is grouped.
     """
     num_steps: int | None = None
     """Mean-shift steps; by default grouping.num_steps."""

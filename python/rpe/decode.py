@@ -26,6 +26,8 @@ from .windows import Packed, pack
 
 _REPAIR_DISTANCE = 3
 """Pixels over which a removed fragment's place is given to the object beside it."""
+_CORE_THRESHOLD = 0.5
+"""Where none is set: probability from which a pixel lies inside an object."""
 _CORE_SHARE = 0.25
 """Cores below this share of the smallest object's pixels are no objects."""
 
@@ -61,19 +63,16 @@ def decode(
         Label map and one score per object.
     """
     stride = -(-size[0] // embedding.shape[1])
-    probability = foreground_probability(foreground, size, config).to(embedding.device)
-    objects = probability > config.foreground_threshold  # [H, W]
-    core = core_probability(foreground, probability, config).to(embedding.device)
-    mask = objects & (core > config.core_threshold)
+    probability, mask = _grouped_pixels(foreground, size, config, embedding.device)
     cells = _covering(mask, stride)  # [h, w]
     clusters = _cluster(embedding, cells, grouping, config)  # [h, w], 0 = none
     labels = clusters.repeat_interleave(stride, 0).repeat_interleave(stride, 1)[: size[0], : size[1]]
     pixels = torch.where(mask, labels, 0).cpu().numpy()
     if config.background == "largest" and pixels.any():
         pixels = np.where(pixels == np.bincount(pixels[pixels > 0]).argmax(), 0, pixels)
-    if not mask.equal(objects):
-        pixels = _grow(pixels, probability.cpu().numpy(), config)
-    pixels = _clean(pixels, config)
+    if not mask.equal(probability > config.foreground_threshold):
+        pixels = grow(pixels, probability.cpu().numpy(), config)
+    pixels = clean(pixels, config)
     scores = object_scores(pixels, embedding, probability, stride)
     return Segmentation(pixels.astype(np.int32), scores)
 
@@ -92,8 +91,8 @@ def trajectory(
     Arguments as for `decode`; windows are those of one grid.
     """
     stride = -(-size[0] // embedding.shape[1])
-    probability = foreground_probability(foreground, size, config).to(embedding.device)
-    cells = _covering(probability > config.foreground_threshold, stride)
+    _, mask = _grouped_pixels(foreground, size, config, embedding.device)
+    cells = _covering(mask, stride)
     packed = pack(cells[None], config.window)
     maps = []
     for points in grouping(packed.rows(embedding[None]), packed.offsets, config.num_steps):
@@ -114,11 +113,16 @@ def foreground_probability(foreground: Tensor | None, size: tuple[int, int], con
     return _enlarged_probability(foreground[:1], size)
 
 
-def core_probability(foreground: Tensor | None, probability: Tensor, config: DecodeConfig) -> Tensor:
-    """`[H, W]` probability of lying inside an object; that of the foreground, `probability`, without a core head."""
-    if config.background != "head" or foreground is None or not has_core(foreground):
-        return probability
-    return _enlarged_probability(foreground[1:], (probability.shape[0], probability.shape[1]))
+def _grouped_pixels(
+    foreground: Tensor | None, size: tuple[int, int], config: DecodeConfig, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """`[H, W]` probability of belonging to an object, and bool: pixels whose embedding says to which."""
+    probability = core = foreground_probability(foreground, size, config).to(device)
+    threshold = config.core_threshold
+    if config.background == "head" and foreground is not None and has_core(foreground):
+        core = _enlarged_probability(foreground[1:], size).to(device)
+        threshold = _CORE_THRESHOLD if threshold is None else threshold
+    return probability, (probability > config.foreground_threshold) & (core > (threshold or 0.0))
 
 
 def _enlarged_probability(logit: Tensor, size: tuple[int, int]) -> Tensor:
@@ -180,7 +184,7 @@ def _covering(mask: Tensor, stride: int) -> Tensor:
     return F.max_pool2d(padded, stride)[0, 0] > 0
 
 
-def _grow(
+def grow(
     cores: NDArray[np.integer], probability: NDArray[np.floating], config: DecodeConfig
 ) -> NDArray[np.integer]:
     """Objects `[H, W]` from their cores: each grows, in the order of falling probability, over the foreground. A part
@@ -197,7 +201,7 @@ def _grow(
     return np.asarray(watershed(-probability, markers, mask=foreground))
 
 
-def _clean(pixels: NDArray[np.integer], config: DecodeConfig) -> NDArray[np.integer]:
+def clean(pixels: NDArray[np.integer], config: DecodeConfig) -> NDArray[np.integer]:
     """Cut clusters in the plane, drop objects below the minimum size, close the holes they leave, number the rest."""
     objects = planar_components(pixels, background=0, connectivity=1) if config.connected else pixels
     sizes = np.bincount(objects.reshape(-1))

@@ -81,8 +81,10 @@ def predict_files(
         console: where progress is drawn, one line per image where it is no terminal.
 
     Raises:
-        UserError: `out` holds results of another model or of other rules.
+        UserError: `out` holds results of another model or of other rules, or the batch size is below 1.
     """
+    if batch_size < 1:
+        raise UserError(f"--batch-size must be 1 or more, got {batch_size}")
     finished = _journal(out, predictor)
     outcome, batch = Outcome(), list[_Read]()
     for file in track(files, "predicting", console=console, disable=not console.is_terminal):

@@ -79,6 +79,22 @@ def check_limits(config: Config) -> None:
             f"data.scale must be a range [low, high] with 0 < low <= high, got [{low:g}, {high:g}]: "
             "change it in the config or on the command line"
         )
+    for name in ("model.position_periods", "model.rotation_periods", "decode.kappas"):
+        if not all(0 < value < math.inf for value in values[name]):
+            raise UserError(
+                f"{name} must hold numbers above 0, got {list(values[name])}: change it in the config"
+            )
+    if not all(0 <= value <= 1 for value in config.decode.thresholds):
+        raise UserError(f"decode.thresholds must lie between 0 and 1, got {list(config.decode.thresholds)}")
+    if (
+        config.task in ("instance", "proposals")
+        and config.decode.background == "head"
+        and not config.model.foreground
+    ):
+        raise UserError(
+            "decode.background is 'head' but model.foreground is false; "
+            "set it, or decode.background = 'largest' or 'none'"
+        )
     reasons = rpe_ops.available_backends()
     if config.backend != "auto" and (config.backend not in reasons or reasons[config.backend] is not None):
         raise UserError(

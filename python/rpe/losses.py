@@ -6,6 +6,8 @@ the network's stride and are enlarged to the labels.
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -64,12 +66,13 @@ def boundary_loss(logit: Tensor, label: Tensor) -> Tensor:
 
 
 def label_insides(label: Tensor) -> Tensor:
-    """`[B, H, W]` bool: pixels of objects with no other label within one pixel, diagonals counted."""
-    padded = F.pad(
-        label[:, None].double(), (1, 1, 1, 1), mode="replicate"
-    )  # exact for every label below 2^53
-    same = F.max_pool2d(padded, 3, stride=1) == -F.max_pool2d(-padded, 3, stride=1)
-    return same[:, 0] & (label > 0)
+    """`[B, H, W]` bool: pixels of objects with no other label within one pixel, diagonals counted, ignored ones not."""
+    padded = F.pad(label, (1, 1, 1, 1), value=IGNORE)
+    inside = label > 0
+    for row, column in product(range(3), repeat=2):
+        beside = padded[:, row : row + label.shape[1], column : column + label.shape[2]]
+        inside = inside & ((beside == label) | (beside == IGNORE))
+    return inside
 
 
 def label_boundaries(label: Tensor) -> Tensor:

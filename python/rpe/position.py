@@ -70,7 +70,7 @@ class PositionRotation(nn.Module):
 
     Args:
         periods: in pixels; none leaves embeddings as they are.
-        dim: channels D; an odd last one stays.
+        dim: channels D, four or more for each period; an odd last one stays.
         stride: pixels per cell.
     """
 
@@ -78,6 +78,11 @@ class PositionRotation(nn.Module):
         super().__init__()
         if any(period <= 0 for period in periods):
             raise ValueError(f"model.rotation_periods must be above 0, got {tuple(periods)}")
+        if dim < 4 * len(periods):
+            raise ValueError(
+                f"model.rotation_periods: {len(periods)} periods turn two pairs of channels each at least, "
+                f"which takes a dim of {4 * len(periods)} or more, got {dim}"
+            )
         self.periods = tuple(float(period) for period in periods)
         self.pairs = dim // 2 if periods else 0
         self.stride = stride

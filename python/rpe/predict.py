@@ -191,10 +191,14 @@ def load(checkpoint: str | Path, *, device: str = "auto", backbone: nn.Module | 
     Raises:
         UserError: the file is missing, not a checkpoint, of a newer format or of another model.
     """
-    content = read_checkpoint(checkpoint)
-    config: Config = content["config"]
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device.split(":")[0] == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            f"device {device!r}: PyTorch sees no GPU here; take 'cpu', or leave it out for the fastest"
+        )
+    content = read_checkpoint(checkpoint)
+    config: Config = content["config"]
     if rpe_ops.available_backends(device).get(config.backend) is not None:
         config = replace(config, backend="auto")  # the backend it was trained with does not run here
     try:

@@ -106,9 +106,7 @@ def test_position_is_periodic_and_follows_the_origin() -> None:
 
 
 def test_rotation_turns_pairs_of_channels_with_the_position() -> None:
-    rotation = PositionRotation(
-        (8, 16), dim=5, stride=2
-    )  # two pairs: 8 pixels along the rows, 16 down the columns
+    rotation = PositionRotation((8,), dim=5, stride=2)  # one pair turns along the rows, one down the columns
     embedding = F.normalize(torch.randn(5, generator=torch.Generator().manual_seed(0)), dim=0)
     whole = rotation(embedding[None, :, None, None].expand(2, 5, 12, 10))
     torch.testing.assert_close(whole[0, :, 0, 0], embedding)
@@ -117,7 +115,7 @@ def test_rotation_turns_pairs_of_channels_with_the_position() -> None:
     expected[[0, 1, 2, 3]] = embedding[[2, 3, 0, 1]] * torch.tensor(
         [-1.0, -1.0, 1.0, 1.0]
     )  # a quarter of a turn each
-    torch.testing.assert_close(whole[0, :, 2, 1], expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(whole[0, :, 1, 1], expected, atol=1e-6, rtol=0)
     torch.testing.assert_close(whole[:, :, 8:, 4:], whole[:, :, :4, :6], atol=1e-5, rtol=0)
 
 
@@ -137,10 +135,14 @@ def test_rotation_keeps_similarities_wherever_an_image_lies() -> None:
     assert PositionRotation((), dim=8, stride=4)(embedding) is embedding
     with pytest.raises(ValueError, match="rotation_periods must be above 0"):
         PositionRotation((0.0,), dim=8, stride=4)
+    with pytest.raises(
+        ValueError, match="2 periods turn two pairs of channels each at least, which takes a dim of 8"
+    ):
+        PositionRotation((8.0, 16.0), dim=7, stride=4)
 
 
 def test_a_model_with_rotation_takes_the_backbone_as_it_is() -> None:
-    settings = ModelConfig(rotation_periods=(16, 32), channels=(8, 8), dim=4)
+    settings = ModelConfig(rotation_periods=(16,), channels=(8, 8), dim=4)
     model = rpe.build_model(rpe.Config(model=settings)).eval()
     image = torch.rand(1, 3, 18, 20)
     output, moved = model(image), model(image, (3, 5))

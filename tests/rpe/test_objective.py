@@ -108,9 +108,11 @@ def test_foreground_loss_leaves_ignored_pixels_out() -> None:
 
 def test_with_a_core_the_insides_alone_are_compared() -> None:
     label = torch.zeros(1, 6, 9, dtype=torch.int64)
-    label[0, 1:6, :4], label[0, 1:6, 4:8], label[0, 0, 8] = 1, 2, -1
+    label[0, 1:6, :4], label[0, 1:6, 4:8], label[0, 1:6, 8] = 1, 2, -1
     inside = torch.zeros(1, 6, 9, dtype=torch.bool)
-    inside[0, 2:6, :3] = inside[0, 2:6, 5:7] = True  # the edge of an image is no rim
+    inside[0, 2:6, :3] = inside[0, 2:6, 5:8] = (
+        True  # neither the edge of an image nor what is ignored makes a rim
+    )
     assert torch.equal(label_insides(label), inside)
 
     embedding = F.normalize(torch.randn(1, 3, 6, 9, generator=generator()), dim=1)

@@ -11,7 +11,7 @@ from rpe.errors import UserError
 from rpe.program import write_network
 
 MODELS = {
-    "unet": ModelConfig(channels=(8, 8, 8), dim=4, position_periods=(16, 24), rotation_periods=(16, 40)),
+    "unet": ModelConfig(channels=(8, 8, 8), dim=4, position_periods=(16, 24), rotation_periods=(16,)),
     "resnet_fpn": ModelConfig(
         backbone="resnet_fpn", channels=(8, 8, 8, 8), output_stride=4, dim=4, norm="group"
     ),

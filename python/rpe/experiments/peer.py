@@ -1,8 +1,9 @@
 """The embedding with grouping against its peer, the same backbone with a three-class head: same views, steps, optimiser
 and schedule, several seeds each.
 
-Both choose their decoding thresholds by AP at IoU 0.5 on the same training images; test images are looked at once. A
-run that was killed goes on where it was, and finished ones are not repeated.
+All choose their decoding thresholds by AP at IoU 0.5 on the same training images, and objects grow and are cleaned by
+the same rules. A third row shows what grouping brings: the embedding's network with all points in one cluster, so that
+only components of its insides are left. A run that was killed goes on where it was, and finished ones are not repeated.
 """
 
 from __future__ import annotations
@@ -19,7 +20,15 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from ..config import Config, DataConfig, DecodeConfig, GroupingConfig, ModelConfig, TrainingConfig
+from ..config import (
+    Config,
+    DataConfig,
+    DecodeConfig,
+    GroupingConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    TrainingConfig,
+)
 from ..data import Dataset, open_dataset
 from ..limits import check_limits
 from ..metrics import IOU_THRESHOLDS, label_map_ap
@@ -28,9 +37,8 @@ from ..settings import load_config, to_mapping
 from ..train import TrainingStep, train
 from .record import COLOURS, Finding, new_figure, new_table
 from .settings import Peer
-from .three_class import Rules, ThreeClassPredictor, ThreeClassStep, decode
+from .three_class import ThreeClassPredictor, ThreeClassStep, decode
 
-KINDS = {"embedding": TrainingStep, "three classes": ThreeClassStep}
 _TUNING_IMAGES = 24
 """Training images, evenly spread, that thresholds are chosen on."""
 _FOREGROUND = (0.5, 0.6, 0.7)
@@ -40,7 +48,7 @@ _THRESHOLDS = (0.9, 0.95)
 _INSIDE = (0.4, 0.5, 0.6, 0.7)
 
 Choice: TypeAlias = tuple[float, ...]
-"""Thresholds of a decoder; both choose among twelve."""
+"""Thresholds of a decoder; each chooses among twelve."""
 Segment: TypeAlias = Callable[[Tensor, Sequence[Choice]], list[NDArray[np.int32]]]
 """An image `[3, H, W]` to a label map for each choice."""
 
@@ -50,8 +58,9 @@ def base_config(options: Peer) -> Config:
     if options.config is None:
         config = Config(
             data=DataConfig(root="synthetic:num_images=128,size=64,instances=10", crop=64),
-            model=ModelConfig(channels=(24, 48, 64), dim=8, position_periods=(32.0, 64.0)),
+            model=ModelConfig(channels=(24, 48, 64), dim=8, core=True, rotation_periods=(24.0, 48.0)),
             grouping=GroupingConfig(kappa=20.0),
+            objective=ObjectiveConfig(weight="uniform", foreground_weight=2.0),
             decode=DecodeConfig(min_size=12),
             training=TrainingConfig(steps=300, batch_size=8),
         )
@@ -68,25 +77,29 @@ def base_config(options: Peer) -> Config:
 
 
 def run(options: Peer, folder: Path, console: Console) -> Finding:
-    """Train and evaluate `options.seeds` models of both kinds."""
+    """Train `options.seeds` models of both kinds, and evaluate them."""
     base = base_config(options)
-    results: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
-    for seed, kind in product(range(options.seeds), KINDS):
-        name = f"{kind.replace(' ', '_')}-{seed}"
-        config = replace(base, seed=seed, output=str(folder / name))
-        console.print(f"{name}: {config.training.steps} steps", highlight=False)
-        results[kind].append(_one(config, kind))
+    results: dict[str, list[dict[str, Any]]] = {row: [] for row in _ROWS}
+    for seed, (row, (kind, _)) in product(range(options.seeds), _ROWS.items()):
+        config = replace(base, seed=seed, output=str(folder / f"{kind.replace(' ', '_')}-{seed}"))
+        console.print(f"{row}, seed {seed}: {config.training.steps} steps", highlight=False)
+        results[row].append(_one(config, row))
     return _finding(results, to_mapping(base))
 
 
-def _one(config: Config, kind: str) -> dict[str, Any]:
+def _one(config: Config, row: str) -> dict[str, Any]:
     """Train one model, choose its thresholds and test it; from its file where that is done."""
-    path = Path(config.output) / "test.json"
+    kind, segmenter = _ROWS[row]
     # Before the file is looked at: a run of other settings is refused.
-    model = train(config, resume=True, build=KINDS[kind])
+    model = train(config, resume=True, build=_STEPS[kind])
+    settings = to_mapping(config)
+    evaluated = {"data": settings["data"], "decode": settings["decode"]}
+    path = Path(config.output) / f"{row.replace(' ', '_')}.json"
     if path.exists():
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    segment, choices = _embedding(model) if kind == "embedding" else _three_classes(model)
+        known = dict(json.loads(path.read_text(encoding="utf-8")))
+        if known.pop("evaluated") == json.loads(json.dumps(evaluated)):
+            return known
+    segment, choices = segmenter(model)
     images = open_dataset(config.data.root, config.data.train_split or None)
     places = np.linspace(0, len(images) - 1, min(_TUNING_IMAGES, len(images))).astype(int)
     tuned = _precision(segment, choices, images, places.tolist())
@@ -100,7 +113,7 @@ def _one(config: Config, kind: str) -> dict[str, Any]:
         "ap_mean": float(ap.mean()),
         "ap": {f"{threshold:.2f}": float(value) for threshold, value in zip(IOU_THRESHOLDS, ap, strict=True)},
     }
-    path.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    path.write_text(json.dumps({**result, "evaluated": evaluated}, indent=1), encoding="utf-8")
     return result
 
 
@@ -119,6 +132,19 @@ def _precision(
 
 def _embedding(model: Path) -> tuple[Segment, list[Choice]]:
     """The embedding's label maps for (foreground, core and similarity threshold)."""
+    core = load(model, device="cpu").config.model.core
+    return _decoder(model, {}), list(product(_FOREGROUND, _CORE[core], _THRESHOLDS))
+
+
+def _insides(model: Path) -> tuple[Segment, list[Choice]]:
+    """Label maps of the embedding's network with every point in one cluster, for (foreground, core threshold, 0)."""
+    core = load(model, device="cpu").config.model.core
+    return _decoder(model, {"num_steps": 0, "window": 0}), list(
+        product(_FOREGROUND, _INSIDE if core else _CORE[core], (0.0,))
+    )
+
+
+def _decoder(model: Path, changes: dict[str, Any]) -> Segment:
     predictor = load(model, device="cpu")
 
     def segment(image: Tensor, choices: Sequence[Choice]) -> list[NDArray[np.int32]]:
@@ -130,24 +156,37 @@ def _embedding(model: Path) -> tuple[Segment, list[Choice]]:
                 foreground_threshold=foreground,
                 core_threshold=core,
                 threshold=threshold,
+                **changes,
             )
             for foreground, core, threshold in choices
         ]
         return [predictor.decode(output, size, rule).labels for rule in rules]
 
-    return segment, list(product(_FOREGROUND, _CORE[predictor.config.model.core], _THRESHOLDS))
+    return segment
 
 
 def _three_classes(model: Path) -> tuple[Segment, list[Choice]]:
     """The peer's label maps for (foreground threshold, inside threshold)."""
     predictor = ThreeClassPredictor(model)
-    min_size = predictor.config.decode.min_size
 
     def segment(image: Tensor, choices: Sequence[Choice]) -> list[NDArray[np.int32]]:
         probability = predictor.probabilities(image)
-        return [decode(probability, Rules(inside, foreground, min_size)) for foreground, inside in choices]
+        rules = predictor.config.decode
+        return [
+            decode(probability, replace(rules, foreground_threshold=foreground, core_threshold=inside))
+            for foreground, inside in choices
+        ]
 
     return segment, list(product(_FOREGROUND, _INSIDE))
+
+
+_STEPS = {"embedding": TrainingStep, "three classes": ThreeClassStep}
+_ROWS: dict[str, tuple[str, Callable[[Path], tuple[Segment, list[Choice]]]]] = {
+    "embedding": ("embedding", _embedding),
+    "embedding, not grouped": ("embedding", _insides),
+    "three classes": ("three classes", _three_classes),
+}
+"""Rows of the table: which network, and how its output becomes label maps."""
 
 
 def _finding(results: dict[str, list[dict[str, Any]]], config: dict[str, Any]) -> Finding:

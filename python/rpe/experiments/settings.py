@@ -101,7 +101,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Peer:
-    """The embedding with grouping against a three-class head (inside, border, background), equal in everything else."""
+    """The embedding with grouping against a three-class head (inside, border, background) on the same backbone."""
 
     config: Path | None = None
     """TOML or YAML file with data, backbone and training; by default small generated images."""

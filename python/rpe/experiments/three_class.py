@@ -6,7 +6,6 @@ connected components of the inside, grown over the border.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -14,32 +13,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from skimage.measure import label as planar_components
-from skimage.segmentation import watershed
 from torch import Tensor, nn
 
 from ..build import build_backbone_of
 from ..checkpoint import load_weights, read_checkpoint
-from ..config import Config
+from ..config import Config, DecodeConfig
 from ..data import IGNORE
+from ..decode import clean, grow
 from ..losses import RIM_WEIGHT, foreground_loss, label_insides
 from ..objective import Losses
 from ..position import Origin
 from ..preprocess import preprocess
 
 BACKGROUND, INSIDE, BORDER = range(3)
-
-
-@dataclass(frozen=True)
-class Rules:
-    """From probabilities to objects."""
-
-    inside: float = 0.5
-    """Probability of the inside from which a pixel is a seed."""
-    foreground: float = 0.5
-    """Probability of inside or border from which a pixel belongs to an object."""
-    min_size: int = 16
-    """Objects with fewer pixels are removed."""
 
 
 class ThreeClass(nn.Module):
@@ -116,13 +102,9 @@ class ThreeClassPredictor:
         return logit.softmax(1)[0].numpy()
 
 
-def decode(probability: NDArray[np.float32], rules: Rules) -> NDArray[np.int32]:
-    """Objects `[H, W]`, 0 = background, from class probabilities `[3, H, W]`: components of the inside, grown in the
-    order of falling probability over everything that belongs to an object."""
+def decode(probability: NDArray[np.float32], rules: DecodeConfig) -> NDArray[np.int32]:
+    """Objects `[H, W]`, 0 = background, from class probabilities `[3, H, W]`: components of the inside, which grow over
+    the rest of what belongs to an object and are cleaned as those of the embedding are."""
     objects = 1 - probability[BACKGROUND]
-    seeds = planar_components(probability[INSIDE] > rules.inside, connectivity=1)
-    grown = watershed(-objects, seeds, mask=(objects > rules.foreground) | (seeds > 0))
-    kept = np.bincount(grown.reshape(-1)) >= rules.min_size
-    kept[0] = False
-    number = np.cumsum(kept) * kept
-    return number[grown].astype(np.int32)
+    cores = (objects > rules.foreground_threshold) & (probability[INSIDE] > (rules.core_threshold or 0.0))
+    return clean(grow(cores.astype(np.int64), objects, rules), rules).astype(np.int32)

@@ -139,8 +139,14 @@ class _RememberingGrouping(RecurrentGrouping):
 
     def __init__(self, grouping: RecurrentGrouping, kappa: float) -> None:
         super().__init__(
-            num_steps=grouping.num_steps, kappa=kappa, eta=float(grouping.eta), backend=grouping.backend
+            num_steps=grouping.num_steps,
+            kappa=kappa,
+            eta=float(grouping.eta),
+            backend=grouping.backend,
+            tol=grouping.tol,
+            training_tol=grouping.training_tol,
         )
+        self.train(grouping.training)
         self._known: list[tuple[Tensor, list[Tensor]]] = []
 
     def forward(self, points: Tensor, offsets: Tensor, num_steps: int | None = None) -> list[Tensor]:
