@@ -13,11 +13,12 @@ from rich.console import Console
 
 import rpe_ops
 from rpe import cli
+from rpe.config import DecodeConfig
 from rpe.experiments import EXPERIMENTS, gradient, margin, size
-from rpe.experiments.peer import KINDS, base_config
+from rpe.experiments.peer import ROWS, base_config
 from rpe.experiments.record import run_experiment
 from rpe.experiments.settings import Bandwidth, Gradient, Margin, Peer, Position, Size, Steps
-from rpe.experiments.three_class import BACKGROUND, BORDER, INSIDE, Rules, classes, decode
+from rpe.experiments.three_class import BACKGROUND, BORDER, INSIDE, classes, decode
 
 SMALL = {
     "margin": Margin(dims=(2,), instances=(2, 4), restarts=2, steps=60),
@@ -60,7 +61,7 @@ def test_every_experiment_leaves_a_figure_and_its_numbers(
     with Image.open(tmp_path / f"{name}.png") as picture:
         assert min(picture.size) > 300
     if name == "peer":
-        assert set(facts["numbers"]["summary"]) == set(KINDS)
+        assert set(facts["numbers"]["summary"]) == set(ROWS)
         assert all(len(runs) == 2 for runs in facts["numbers"]["runs"].values())
         before = {path: path.stat().st_mtime_ns for path in (tmp_path / "peer").glob("*/model.pt")}
         assert len(before) == 4
@@ -131,8 +132,8 @@ def test_the_peer_decodes_what_it_is_taught() -> None:
     label[2:12, 2:12], label[2:12, 12:22], label[15:17, 15:17] = 1, 2, 3
     target = classes(torch.from_numpy(label)[None])[0]
     probability = torch.nn.functional.one_hot(target, 3).permute(2, 0, 1).float().numpy()
-    found = decode(probability, Rules(min_size=5))
-    assert found.max() == 2, "the third has no inside"
+    found = decode(probability, DecodeConfig(min_size=5, core_threshold=0.5))
+    assert found.max() == 2, "the third has no inside and is small"
     for value in (1, 2):
         assert len(np.unique(found[label == value])) == 1
     assert (found[label == 0] == 0).all()

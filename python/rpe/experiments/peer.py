@@ -79,8 +79,8 @@ def base_config(options: Peer) -> Config:
 def run(options: Peer, folder: Path, console: Console) -> Finding:
     """Train `options.seeds` models of both kinds, and evaluate them."""
     base = base_config(options)
-    results: dict[str, list[dict[str, Any]]] = {row: [] for row in _ROWS}
-    for seed, (row, (kind, _)) in product(range(options.seeds), _ROWS.items()):
+    results: dict[str, list[dict[str, Any]]] = {row: [] for row in ROWS}
+    for seed, (row, (kind, _)) in product(range(options.seeds), ROWS.items()):
         config = replace(base, seed=seed, output=str(folder / f"{kind.replace(' ', '_')}-{seed}"))
         console.print(f"{row}, seed {seed}: {config.training.steps} steps", highlight=False)
         results[row].append(_one(config, row))
@@ -89,7 +89,7 @@ def run(options: Peer, folder: Path, console: Console) -> Finding:
 
 def _one(config: Config, row: str) -> dict[str, Any]:
     """Train one model, choose its thresholds and test it; from its file where that is done."""
-    kind, segmenter = _ROWS[row]
+    kind, segmenter = ROWS[row]
     # Before the file is looked at: a run of other settings is refused.
     model = train(config, resume=True, build=_STEPS[kind])
     settings = to_mapping(config)
@@ -181,7 +181,7 @@ def _three_classes(model: Path) -> tuple[Segment, list[Choice]]:
 
 
 _STEPS = {"embedding": TrainingStep, "three classes": ThreeClassStep}
-_ROWS: dict[str, tuple[str, Callable[[Path], tuple[Segment, list[Choice]]]]] = {
+ROWS: dict[str, tuple[str, Callable[[Path], tuple[Segment, list[Choice]]]]] = {
     "embedding": ("embedding", _embedding),
     "embedding, not grouped": ("embedding", _insides),
     "three classes": ("three classes", _three_classes),
