@@ -81,11 +81,9 @@ def check_limits(config: Config) -> None:
         )
     for name in ("model.position_periods", "model.rotation_periods", "decode.kappas"):
         if not all(0 < value < math.inf for value in values[name]):
-            raise UserError(
-                f"{name} must hold numbers above 0, got {list(values[name])}: change it in the config"
-            )
+            raise UserError(f"{name} must be above 0, got {list(values[name])}: change it in the config")
     if not all(0 <= value <= 1 for value in config.decode.thresholds):
-        raise UserError(f"decode.thresholds must lie between 0 and 1, got {list(config.decode.thresholds)}")
+        raise UserError(f"decode.thresholds must be between 0 and 1, got {list(config.decode.thresholds)}")
     if (
         config.task in ("instance", "proposals")
         and config.decode.background == "head"

@@ -134,6 +134,12 @@ def test_images_of_one_name_and_empty_folders_are_told(
     command = ("predict", str(run_folder / "model.pt"), "--out", str(tmp_path / "out"))
     assert call(monkeypatch, *command, str(tmp_path / "a")) == 1
     assert "no image in this folder" in capsys.readouterr().err
+    Image.new("RGB", (30, 20)).save(tmp_path / "one.png")
+    assert call(monkeypatch, *command, str(tmp_path / "one.png"), "--batch-size", "0") == 1
+    assert "--batch-size must be 1 or more, got 0" in capsys.readouterr().err
+    if not torch.cuda.is_available():
+        assert call(monkeypatch, *command, str(tmp_path / "one.png"), "--device", "cuda") == 1
+        assert "device 'cuda': PyTorch sees no GPU here" in capsys.readouterr().err
     (tmp_path / "a" / "x.png").touch()
     assert call(monkeypatch, *command, str(tmp_path / "a"), str(tmp_path / "x.png")) == 1
     assert "several images are called 'x'" in capsys.readouterr().err

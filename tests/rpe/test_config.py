@@ -87,6 +87,9 @@ def test_shipped_configs_are_valid(repository: Path) -> None:
         ("data.crop", 0, "at least 1"),
         ("data.rotation", 181.0, "between 0 and 180"),
         ("data.brightness", 1.0, "between 0 and 0.99"),
+        ("decode.thresholds", (0.5, 1.5), "between 0 and 1"),
+        ("decode.kappas", (-1.0,), "above 0"),
+        ("model.rotation_periods", (8.0, float("nan")), "above 0"),
         ("data.scale", (2.0, 1.0), "a range"),
         ("data.scale", (0.0, 1.0), "a range"),
         ("objective.margin", -0.5, "between 0 and 1"),
@@ -108,6 +111,9 @@ def test_a_setting_outside_its_range_is_named_before_anything_runs(setting, valu
 
 def test_the_defaults_are_inside_their_ranges_and_a_backend_must_run_here():
     check_limits(Config())
+    headless = dataclasses.replace(Config().model, foreground=False)
+    with pytest.raises(UserError, match="decode.background is 'head' but model.foreground is false"):
+        check_limits(dataclasses.replace(Config(), model=headless))
     assert set(LIMITS) <= set(flatten(to_mapping(Config())))
     with pytest.raises(UserError, match="backend must be 'auto' or one that runs here, got 'abacus'"):
         check_limits(dataclasses.replace(Config(), backend="abacus"))
