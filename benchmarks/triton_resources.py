@@ -4,7 +4,7 @@
 
 Registers, spills, shared memory, occupancy and the instructions that a thread issues for each pair of points come from
 the compiled kernels themselves. No GPU is needed and nothing runs on one. The exit status is 1 when a kernel spills,
-does not compile, or does not fit; `--check` writes no file.
+does not compile, or does not fit; `--check` counts no instructions and writes no file.
 
 The launches are those of the backend: it is called on empty tensors with its launcher replaced by a recorder.
 """
@@ -111,8 +111,8 @@ def record(architecture: int, dim: int, half: bool) -> Iterator[Launch]:
     yield from dict.fromkeys(launches)
 
 
-def compiled(launch: Launch, architecture: int) -> Resources:
-    """Compile one launch and read its resources."""
+def compiled(launch: Launch, architecture: int, with_instructions: bool) -> Resources:
+    """Compile one launch and read its resources, those instructions too that a pair of points costs, where asked."""
     constants = {name: value for name, value in launch.constants if value is not None}
     if "list_begin" in dict(launch.signature):
         constants["LISTED"] = True
@@ -138,7 +138,11 @@ def compiled(launch: Launch, architecture: int) -> Resources:
         )
     except Exception as error:  # whatever the compiler raises is the finding
         return Resources(**asdict(described) | {"error": f"{type(error).__name__}: {str(error)[:500]}"})
-    return Resources(**asdict(described) | _measured(kernel, architecture, launch.shape))
+    measured = _measured(kernel, architecture, launch.shape)
+    pairs = launch.shape.rows * launch.shape.columns / (launch.shape.warps * WARP)
+    if with_instructions and pairs:
+        measured["instructions_per_pair"] = round(_loop_length(kernel.asm["cubin"]) / pairs, 2)
+    return Resources(**asdict(described) | measured)
 
 
 def _measured(kernel: Any, architecture: int, shape: TileShape) -> dict[str, Any]:
@@ -149,7 +153,6 @@ def _measured(kernel: Any, architecture: int, shape: TileShape) -> dict[str, Any
     fits = shared <= has.shared_of_block
     error = "" if fits else f"{shared} bytes of shared memory, {has.shared_of_block} are there"
     found = sorted(set(re.findall(r"\b(wgmma|tcgen05\.mma|mma\.sync)\b", kernel.asm["ptx"])))
-    pairs = shape.rows * shape.columns / threads
     return {
         "registers": registers,
         # the stack of a kernel without calls holds nothing but spills
@@ -158,7 +161,6 @@ def _measured(kernel: Any, architecture: int, shape: TileShape) -> dict[str, Any
         "programs_per_multiprocessor": programs,
         "occupancy": round(programs * threads / has.threads, 3),
         "products": " ".join(found),
-        "instructions_per_pair": round(_loop_length(kernel.asm["cubin"]) / pairs, 2) if pairs else 0.0,
         "error": error,
     }
 
@@ -217,7 +219,7 @@ def main() -> int:
     parser.add_argument("--dim", type=int, nargs="+", default=DIMS)
     parser.add_argument("--half", choices=["both", "yes", "no"], default="both")
     parser.add_argument("--kernel", default="", help="only kernels whose name contains this")
-    parser.add_argument("--check", action="store_true", help="write no file")
+    parser.add_argument("--check", action="store_true", help="count no instructions, write no file")
     parser.add_argument("--verbose", action="store_true", help="print every kernel")
     parser.add_argument("--output", type=Path, default=RESULT)
     options = parser.parse_args()
@@ -231,7 +233,7 @@ def main() -> int:
         if options.kernel in launch.kernel.fn.__name__
     ]
     with ThreadPoolExecutor(2) as pool:
-        table = list(pool.map(lambda job: compiled(*job), jobs))
+        table = list(pool.map(lambda job: compiled(*job, not options.check), jobs))
     bad = [row for row in table if row.error or row.spilled_bytes]
     for row in table if options.verbose else bad:
         print(
