@@ -16,6 +16,12 @@ from torch import Tensor, nn
 Origin: TypeAlias = "Tensor | tuple[int, int]"
 
 
+def _positive(name: str, periods: Sequence[float]) -> tuple[float, ...]:
+    if any(period <= 0 for period in periods):
+        raise ValueError(f"{name} must be above 0, got {tuple(periods)}")
+    return tuple(float(period) for period in periods)
+
+
 class PeriodicPosition(nn.Module):
     """Append sin and cos of the row and of the column, at each period, to `[B, C, H, W]`: 4 channels per
     period.
@@ -26,9 +32,7 @@ class PeriodicPosition(nn.Module):
 
     def __init__(self, periods: Sequence[float]) -> None:
         super().__init__()
-        if any(period <= 0 for period in periods):
-            raise ValueError(f"model.position_periods must be above 0, got {tuple(periods)}")
-        self.periods = tuple(float(period) for period in periods)
+        self.periods = _positive("model.position_periods", periods)
 
     @property
     def channels(self) -> int:
@@ -76,14 +80,12 @@ class PositionRotation(nn.Module):
 
     def __init__(self, periods: Sequence[float], dim: int, stride: int) -> None:
         super().__init__()
-        if any(period <= 0 for period in periods):
-            raise ValueError(f"model.rotation_periods must be above 0, got {tuple(periods)}")
+        self.periods = _positive("model.rotation_periods", periods)
         if dim < 4 * len(periods):
             raise ValueError(
                 f"model.rotation_periods: {len(periods)} periods turn two pairs of channels each at least, "
                 f"which takes a dim of {4 * len(periods)} or more, got {dim}"
             )
-        self.periods = tuple(float(period) for period in periods)
         self.pairs = dim // 2 if periods else 0
         self.stride = stride
 

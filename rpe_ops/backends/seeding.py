@@ -20,12 +20,7 @@ FARTHEST = -1
 def farthest_points(
     points: Tensor, offsets: Tensor, num_seeds: int, first: Tensor, points_per_image: int
 ) -> Tensor:
-    """Row numbers `[B, num_seeds]` within each image, of packed `points [T, D]` with `offsets [B+1]`.
-
-    Args:
-        first: `[B]` the first seed of each image, `FARTHEST` for the point farthest from the image's mean direction.
-        points_per_image: N where every image has as many, else 0. Images without points get zeros.
-    """
+    """Row numbers `[B, num_seeds]` within each image; arguments as in the reference."""
     if points_per_image:
         return _farthest(points.unflatten(0, (-1, points_per_image)), num_seeds, first)
     index = first.new_zeros(first.shape[0], num_seeds)

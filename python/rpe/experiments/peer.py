@@ -32,7 +32,7 @@ from ..config import (
 from ..data import Dataset, open_dataset
 from ..limits import check_limits
 from ..metrics import IOU_THRESHOLDS, label_map_ap
-from ..predict import load
+from ..predict import Predictor, load
 from ..settings import load_config, to_mapping
 from ..train import TrainingStep, train
 from .record import COLOURS, Finding, new_figure, new_table
@@ -97,7 +97,7 @@ def _one(config: Config, row: str) -> dict[str, Any]:
     path = Path(config.output) / f"{row.replace(' ', '_')}.json"
     if path.exists():
         known = dict(json.loads(path.read_text(encoding="utf-8")))
-        if known.pop("evaluated") == json.loads(json.dumps(evaluated)):
+        if known.pop("evaluated") == evaluated:
             return known
     segment, choices = segmenter(model)
     images = open_dataset(config.data.root, config.data.train_split or None)
@@ -132,35 +132,33 @@ def _precision(
 
 def _embedding(model: Path) -> tuple[Segment, list[Choice]]:
     """The embedding's label maps for (foreground, core and similarity threshold)."""
-    core = load(model, device="cpu").config.model.core
-    return _decoder(model, {}), list(product(_FOREGROUND, _CORE[core], _THRESHOLDS))
+    predictor = load(model, device="cpu")
+    cores = _CORE[predictor.config.model.core]
+    return _decoder(predictor, predictor.config.decode), list(product(_FOREGROUND, cores, _THRESHOLDS))
 
 
 def _insides(model: Path) -> tuple[Segment, list[Choice]]:
     """Label maps of the embedding's network with every point in one cluster, for (foreground, core threshold, 0)."""
-    core = load(model, device="cpu").config.model.core
-    return _decoder(model, {"num_steps": 0, "window": 0}), list(
-        product(_FOREGROUND, _INSIDE if core else _CORE[core], (0.0,))
-    )
-
-
-def _decoder(model: Path, changes: dict[str, Any]) -> Segment:
     predictor = load(model, device="cpu")
+    cores = _INSIDE if predictor.config.model.core else _CORE[False]
+    rules = replace(predictor.config.decode, num_steps=0, window=0)
+    return _decoder(predictor, rules), list(product(_FOREGROUND, cores, (0.0,)))
+
+
+def _decoder(predictor: Predictor, rules: DecodeConfig) -> Segment:
+    """Label maps by these rules with (foreground, core and similarity threshold) of their own."""
 
     def segment(image: Tensor, choices: Sequence[Choice]) -> list[NDArray[np.int32]]:
         output = predictor.embed(image)
         size = (image.shape[1], image.shape[2])
-        rules = [
-            replace(
-                predictor.config.decode,
-                foreground_threshold=foreground,
-                core_threshold=core,
-                threshold=threshold,
-                **changes,
-            )
+        return [
+            predictor.decode(
+                output,
+                size,
+                replace(rules, foreground_threshold=foreground, core_threshold=core, threshold=threshold),
+            ).labels
             for foreground, core, threshold in choices
         ]
-        return [predictor.decode(output, size, rule).labels for rule in rules]
 
     return segment
 
