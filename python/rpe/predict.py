@@ -193,7 +193,7 @@ def load(checkpoint: str | Path, *, device: str = "auto", backbone: nn.Module | 
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif device.split(":")[0] == "cuda" and not torch.cuda.is_available():
+    elif torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise UserError(
             f"device {device!r}: PyTorch sees no GPU here; take 'cpu', or leave it out for the fastest"
         )
