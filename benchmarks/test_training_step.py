@@ -25,6 +25,7 @@ try:
     from rpe.config import DataConfig, DecodeConfig, ModelConfig
     from rpe.data import open_dataset, sample_generator
     from rpe.model import Output
+    from rpe.position import Origin
 
     MISSING = None
 except ModuleNotFoundError as error:
@@ -53,8 +54,8 @@ class Exact(nn.Module):
         super().__init__()
         self.model, self.grouping = model, model.grouping
 
-    def forward(self, image: Tensor) -> Output:
-        output = self.model(image)
+    def forward(self, image: Tensor, origin: Origin) -> Output:
+        output = self.model(image, origin)
         return Output(output.embedding.double(), output.foreground.double())
 
 

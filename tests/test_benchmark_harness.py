@@ -169,6 +169,21 @@ def test_the_exponent_of_growth(scaling_result, tmp_path):
     assert f"- {line}" in render.section(tmp_path)
 
 
+@pytest.mark.parametrize("options", ["--bench-points 256 --bench-dims 6", "--bench-scaling --bench-points 64"])
+def test_every_benchmark_runs(options, repository, tmp_path):
+    output = f"--bench-device cpu --bench-output {tmp_path} --bench-name all"
+    run = subprocess.run(
+        [sys.executable, *f"-m pytest benchmarks -q -p no:cacheprovider --benchmark {options} {output}".split()],
+        cwd=repository,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    rows = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))["rows"]
+    assert {row["provider"] for row in rows if row["status"] == "ok"} >= {"rpe_ops torch", "naive PyTorch"}
+
+
 def test_options_of_pytest_benchmark_work_beside_ours(repository, tmp_path):
     pytest.importorskip("pytest_benchmark")
     theirs, ours = tmp_path / "theirs.json", tmp_path / "ours.json"
