@@ -35,7 +35,7 @@ def run(options: Position, folder: Path, console: Console) -> Finding:
     found = {}
     for name, periods in (("with position channels", (64.0,)), ("without", ())):
         config = small_config(folder / name.split()[0], options.training_steps, options.seed)
-        config = replace(config, model=replace(config.model, position_periods=periods))
+        config = replace(config, model=replace(config.model, position_periods=periods, rotation_periods=()))
         console.print(f"training {name}", highlight=False)
         predictor = trained(config)
         for sight, beyond in (("", 0), (", no border in sight", _BEYOND)):

@@ -65,9 +65,9 @@ class Steps:
 
     loops: tuple[int, ...] = (0, 1, 3, 5)
     """Values of T."""
-    training_steps: int = 500
+    training_steps: int = 400
     """Optimiser steps of each model."""
-    seeds: int = 2
+    seeds: int = 3
     """Models of each T."""
 
 
