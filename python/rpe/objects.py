@@ -32,16 +32,17 @@ def object_sums(
         tile: see `tiling.whole` for an image that is one tile.
     """
     count = int(objects.max(initial=0)) + 1
+
+    def over(place: NDArray[np.integer], maps: Tensor) -> list[NDArray[np.floating]]:
+        """Number of pixels or cells of each object, and sums of the maps over them."""
+        channels = maps.cpu().numpy().reshape(len(maps), -1)
+        return [np.bincount(place, weights, count) for weights in (None, *channels)]
+
     rows, columns = tile.core_in_view
-    pixels = objects[rows, columns].reshape(-1)
-    found = [np.bincount(pixels, minlength=count)]
-    for value in values:
-        found.append(np.bincount(pixels, value[rows, columns].reshape(-1).cpu().numpy(), minlength=count))
+    found = over(objects[rows, columns].reshape(-1), values[:, rows, columns])
     rows, columns = cells(rows, stride), cells(columns, stride)
     place = objects[::stride, ::stride][rows, columns].reshape(-1)
-    found.append(np.bincount(place, minlength=count))
-    for channel in embedding:
-        found.append(np.bincount(place, channel[rows, columns].reshape(-1).cpu().numpy(), minlength=count))
+    found += over(place, embedding[:, rows, columns])
     return np.stack(found, axis=1)[1:].astype(np.float64)
 
 
