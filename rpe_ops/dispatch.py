@@ -108,9 +108,12 @@ def check_name(function: str, backend: str) -> None:
 resolve._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def half_operands(device_type: str, dtype: torch.dtype) -> bool:
-    """Whether products may be of float16 copies of the rows: for half types, and for float32 where PyTorch's own
-    `torch.set_float32_matmul_precision` allows as much. CPU backends make no use of it yet."""
+def half_operands(backend: str, device_type: str, dtype: torch.dtype) -> bool:
+    """Whether `backend` may multiply copies of the rows in its half type. On GPUs that is float16: for half types, and
+    for float32 where PyTorch's own `torch.set_float32_matmul_precision` allows as much. On a CPU it is bfloat16, too
+    coarse for all but bfloat16."""
+    if backend == "cpu":
+        return dtype is torch.bfloat16
     if dtype in (torch.float16, torch.bfloat16):
         return True
     return (

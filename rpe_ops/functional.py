@@ -94,7 +94,7 @@ def pairwise_loss(
     resolved = dispatch.resolve(
         function, backend, embedding.device.type, embedding.dtype, embedding.shape[-1]
     )
-    half = dispatch.half_operands(embedding.device.type, embedding.dtype)
+    half = dispatch.half_operands(resolved, embedding.device.type, embedding.dtype)
 
     with torch.autocast(embedding.device.type, enabled=False):
         layout = layout_of(embedding, offsets)
@@ -235,7 +235,7 @@ def mean_shift(
     resolved = dispatch.resolve(
         function, backend, embedding.device.type, embedding.dtype, embedding.shape[-1]
     )
-    half = dispatch.half_operands(embedding.device.type, embedding.dtype)
+    half = dispatch.half_operands(resolved, embedding.device.type, embedding.dtype)
 
     with torch.autocast(embedding.device.type, enabled=False):
         layout = layout_of(embedding, offsets)

@@ -29,22 +29,27 @@ class Cost(NamedTuple):
     """Bytes of a point beside its rows: indices, weights, densities."""
     rows_beside_bands: int = 0
     """Tensors [N, D] beside the bands of pairs (backend `torch`), or at another moment without bands."""
+    rows_from_bfloat16: float = 0.0
+    """As many more where the embedding is bfloat16: copies that a CPU with such products multiplies."""
     bands: float = 0.0
     """Bands of at most 2^20 pairs that live at once (backend `torch` on a CPU)."""
 
 
 # (operator, a gradient is needed) -> costs of the backends in the order of BACKENDS.
 COSTS = {
-    ("pairwise_loss", False): (Cost(6 + 1 / 48, 0, 1, 33), Cost(7, 0, 1, 32, 3, 3.3)),
-    ("pairwise_loss", True): (Cost(8 + 1 / 48, 0, 1, 49), Cost(9, 0, 1, 48, 6, 3.3)),
-    ("mean_shift", False): (Cost(7, 0, 0, 32), Cost(7, 0, 0, 32, 3, 3)),
-    ("mean_shift", True): (Cost(11, 2, 0, 128), Cost(9, 2, 0, 128, 9, 5)),
-    ("connected_components", False): (Cost(4 + 1 / 48, 0, 1, 17), Cost(4, 0, 1, 24, 1, 3.5)),
+    ("pairwise_loss", False): (Cost(6 + 1 / 48, 0, 1, 33), Cost(7, 0, 1, 32, 3, bands=3.3)),
+    ("pairwise_loss", True): (
+        Cost(8 + 1 / 48, 0, 1, 49, rows_from_bfloat16=1),
+        Cost(9, 0, 1, 48, 6, bands=3.3),
+    ),
+    ("mean_shift", False): (Cost(7, 0, 0, 32, rows_from_bfloat16=1.5), Cost(7, 0, 0, 32, 3, bands=3)),
+    ("mean_shift", True): (Cost(11, 2, 0, 128, rows_from_bfloat16=2), Cost(9, 2, 0, 128, 9, bands=5)),
+    ("connected_components", False): (Cost(4 + 1 / 48, 0, 1, 17), Cost(4, 0, 1, 24, 1, bands=3.5)),
 }
 # What mean_shift holds of the fixed points when seeds move instead.
 SEEDED_COSTS = {
-    False: (Cost(4, 0, 1, 16), Cost(4, 0, 1, 16, 1, 3)),
-    True: (Cost(8, 0, 0, 32), Cost(8, 0, 0, 32, 5, 5)),
+    False: (Cost(4, 0, 1, 16), Cost(4, 0, 1, 16, 1, bands=3)),
+    True: (Cost(8, 0, 0, 32), Cost(8, 0, 0, 32, 5, bands=5)),
 }
 # The same in backend cpu without a gradient, where there are at least this many points for each seed.
 POINTS_PER_STREAMED_SEED = 4
@@ -110,12 +115,13 @@ def peak_bytes(
             fixed = STREAMED_COST
     per_step = cost.rows_per_step * num_steps
     half = own < itemsize
+    copies: float = cost.rows_from_half * half
+    if dtype == "bfloat16" and num_seeds is None:
+        copies += cost.rows_from_bfloat16
 
     def at(rows: float, fixed_rows: float) -> int:
         """Bytes with that many tensors [N, D] of the points that move and of those that do not."""
-        moving_bytes = moving * (
-            (rows + per_step + cost.rows_from_half * half) * itemsize * dim + cost.numbers
-        )
+        moving_bytes = moving * ((rows + per_step + copies) * itemsize * dim + cost.numbers)
         fixed_rows += fixed.rows_from_half * half
         fixed_bytes = num_points * (fixed_rows * itemsize * dim + fixed.numbers) if fixed.rows else 0
         return int(moving_bytes + fixed_bytes)

@@ -54,7 +54,10 @@ def call(operator: str, backend: str, rows: torch.Tensor, options: dict[str, Any
         result.sum().backward()
 
 
-@pytest.mark.parametrize("dim, dtype", [(16, torch.float32), (64, torch.float16), (256, torch.float32)])
+WIDTHS = [(16, torch.float32), (64, torch.float16), (64, torch.bfloat16), (256, torch.float32)]
+
+
+@pytest.mark.parametrize("dim, dtype", WIDTHS)
 @pytest.mark.parametrize("operator, options", CASES)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_estimates_are_just_above_the_peak(backend, operator, options, dim, dtype, one_thread):

@@ -3,14 +3,12 @@
 #pragma once
 
 #include "../launch/mean_shift.h"
+#include "bfloat16_tiles.h"
 #include "bounds.h"
-#include "tiles.h"
 
 namespace rpe {
 namespace RPE_SIMD {
 
-constexpr int64_t kTileRows = kRowQuantum;
-constexpr int64_t kMaxColumns = kMaxBlockRows;
 constexpr double kLog2E = 1.4426950408889634074;
 
 template <class T>
@@ -36,6 +34,38 @@ template <class V>
 RPE_FORMULA V relative_weight(V cosine, V bias, V scale, V reference, V reference_bias, V ceiling) {
   const V difference = fma(scale, cosine - reference, bias - reference_bias);
   return exp2(difference > ceiling ? ceiling : difference);
+}
+
+// What the blurring kernels of the fixed route multiply: the rows themselves, or their bfloat16 copies. Of a product of
+// copies both rows' excess is taken off: x'.y' - |x'|^2/2 - |y'|^2/2 = -|x' - y'|^2/2, so that what matters is how far
+// rounding moves rows that are near from each other, and not how long it makes them.
+template <class T>
+struct FullProducts {
+  static constexpr bool kHalf = false;
+  using Values = Tile<T>;
+  RPE_FORMULA Operand<T> points(const MeanShift<T>& p) { return {p.point_rows, p.source_panels, p.stride, p.dim}; }
+  RPE_FORMULA Operand<T> masses(const MeanShift<T>& p) { return {p.mass_rows, p.mass_panels, p.stride, p.dim}; }
+  RPE_FORMULA Operand<T> slopes(const MeanShift<T>& p) { return {p.slope_rows, p.slope_panels, p.stride, p.dim}; }
+};
+
+#if defined(__AVX512BF16__)
+struct HalfProducts {
+  static constexpr bool kHalf = true;
+  using Values = HalfTile;
+  RPE_FORMULA HalfRows points(const MeanShift<float>& p) { return p.half_points; }
+  RPE_FORMULA HalfRows masses(const MeanShift<float>& p) { return p.half_masses; }
+  RPE_FORMULA HalfRows slopes(const MeanShift<float>& p) { return p.half_slopes; }
+};
+#define RPE_HALF_PAIR pair<float, HalfProducts>
+#else
+#define RPE_HALF_PAIR nullptr
+#endif
+
+// Rows of a block to the bfloat16 copies of the same rows. Only float has such.
+template <class T>
+RPE_FORMULA void pack_half(const T* rows, const Block& block, int64_t dim, const HalfRows& half) {
+  if constexpr (sizeof(T) == sizeof(float))
+    pack_half_rows(rows + block.row * half.stride, block.rows, dim, block.row, half);
 }
 
 template <class T>

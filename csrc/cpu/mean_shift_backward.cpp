@@ -17,10 +17,9 @@ namespace rpe {
 namespace RPE_SIMD {
 namespace {
 
-template <class T>
+template <class T, class Values = Tile<T>>
 struct Scratch {
-  T weights[kTileRows * kMaxColumns];
-  T slopes[kTileRows * kMaxColumns];
+  Values weights, slopes;
   typename Simd<T>::Vector row_sums[kTileRows];
 };
 
@@ -28,7 +27,7 @@ template <class T>
 void prologue(const MeanShift<T>& p, int64_t index) {
   const Block& block = p.point_blocks[index];
   const Route& route = p.routes[block.image];
-  const bool symmetric = p.blurring && route.fixed;
+  const bool symmetric = p.blurring && route.fixed, half = symmetric && p.half;
   double grad_eta = 0;
   for (int64_t i = 0; i < block.rows; ++i) {
     const int64_t row = block.row + i, in = block.source + i;
@@ -51,16 +50,18 @@ void prologue(const MeanShift<T>& p, int64_t index) {
     T offset = 0;
     for (int64_t d = 0; d < p.dim; ++d) {
       const T h = p.eta * grad_point[d];
+      slope[d] = half ? bfloat16_rounded(inverse * h) : inverse * h;
       // The order and rounding of the tile's dot products: where the mean is one source, S is exactly 0.
-      offset = fma(h, mean[d], offset);
-      slope[d] = inverse * h;
+      offset = fma(half ? slope[d] : h, mean[d], offset);
       grad_point[d] *= T(1) - p.eta;
     }
-    p.slope_offset[row] = inverse * offset;
+    p.slope_offset[row] = half ? offset : inverse * offset;
   }
   p.block_grad_eta[index] = grad_eta;
   p.block_grad_kappa[index] = 0;
-  if (symmetric)
+  if (half)
+    pack_half(p.slope_rows, block, p.dim, p.half_slopes);
+  else if (symmetric)
     pack_panels(p.slope_rows + block.row * p.stride, block.rows, p.stride, p.dim, p.slope_panels + block.row * p.dim);
 }
 
@@ -84,31 +85,38 @@ RPE_FORMULA void add_lanes(typename Simd<T>::Vector value, double* sums) {
   for (int l = 0; l < kLanes<T>; ++l) sums[l] += double(lane[l]);
 }
 
-// K and T of kTileRows rows against a run of columns. The sum of T is added to `totals`, lane by lane.
-template <class T>
+// K and T of kTileRows rows against a run of columns. The sum of T, times 1 and what was taken off the cosines, is added to
+// `totals`, lane by lane.
+template <class T, class Products>
 RPE_KERNEL void symmetric_tiles(const MeanShift<T>& p, int64_t row, const Block& columns, ColumnRun run,
-                                Scratch<T>& scratch, double* totals) {
+                                Scratch<T, typename Products::Values>& scratch, double* totals) {
   using S = Simd<T>;
   using V = typename S::Vector;
+  const auto points = Products::points(p);
+  const auto masses = Products::masses(p);
+  const auto slopes = Products::slopes(p);
   const V scale = broadcast<V>(T(double(p.kappa) * kLog2E));
   V acc[S::kRows][S::kVectors];
   for (int64_t j = run.first; j < run.first + run.count; j += kPanel<T>) {
     const int64_t column = columns.row + j;
     for (int64_t i = 0; i < kTileRows; i += S::kRows) {
       const int64_t own = row + i;
-      T* weights = scratch.weights + i * kMaxColumns + j;
-      T* slopes = scratch.slopes + i * kMaxColumns + j;
       clear<T>(acc);
-      dot_micro<T>(p.point_rows + own * p.stride, p.stride, p.source_panels + column * p.dim, p.dim, acc);
+      dot_micro(points, own, points, column, acc);
       RPE_UNROLL
       for (int r = 0; r < S::kRows; ++r) {
+        const V row_shift = Products::kHalf ? scale + scale * broadcast<V>(p.half_excess[own + r]) : scale;
         RPE_UNROLL
-        for (int v = 0; v < S::kVectors; ++v)
-          store(weights + r * kMaxColumns + v * kLanes<T>, exp2(fma(acc[r][v], scale, -scale)));
+        for (int v = 0; v < S::kVectors; ++v) {
+          V exponent = fma(acc[r][v], scale, -row_shift);
+          if (Products::kHalf) exponent = fma(load<V>(p.half_excess + column + v * kLanes<T>), -scale, exponent);
+          acc[r][v] = exp2(exponent);
+        }
       }
+      store_micro(scratch.weights, i, j, acc);
       clear<T>(acc);
-      dot_micro<T>(p.slope_rows + own * p.stride, p.stride, p.mass_panels + column * p.dim, p.dim, acc);
-      dot_micro<T>(p.mass_rows + own * p.stride, p.stride, p.slope_panels + column * p.dim, p.dim, acc);
+      dot_micro(slopes, own, masses, column, acc);
+      dot_micro(masses, own, slopes, column, acc);
       V total = V{};
       RPE_UNROLL
       for (int v = 0; v < S::kVectors; ++v) {
@@ -118,39 +126,45 @@ RPE_KERNEL void symmetric_tiles(const MeanShift<T>& p, int64_t row, const Block&
         for (int r = 0; r < S::kRows; ++r) {
           V slope = fma(-column_mass, broadcast<V>(p.slope_offset[own + r]), acc[r][v]);
           slope = fma(-column_offset, broadcast<V>(p.mass[own + r]), slope);
-          const int64_t at = r * kMaxColumns + v * kLanes<T>;
-          slope = slope * load<V>(weights + at);
-          store(slopes + at, slope);
+          slope = slope * load_vector(scratch.weights, i + r, j + v * kLanes<T>);
+          acc[r][v] = slope;
+          if (Products::kHalf) {
+            const V excess = load<V>(p.half_excess + column + v * kLanes<T>) + broadcast<V>(p.half_excess[own + r]);
+            slope = fma(slope, excess, slope);
+          }
           total = total + slope;
         }
       }
+      store_micro(scratch.slopes, i, j, acc);
       add_lanes<T>(total, totals);
     }
   }
 }
 
 // (K E)_i += sum_j K_ij E_j and (K E)_j += sum_i K_ij E_i.
-template <class T>
+template <class T, class Values>
 RPE_KERNEL void sum_offsets(const MeanShift<T>& p, int64_t row, const Block& columns, ColumnRun run, bool diagonal,
-                            const Scratch<T>& scratch) {
+                            const Values& weights) {
   using V = typename Simd<T>::Vector;
   for (int64_t i = 0; i < kTileRows; ++i) {
     V sum = V{};
     for (int64_t j = run.first; j < run.first + run.count; j += kLanes<T>)
-      sum = fma(load<V>(scratch.weights + i * kMaxColumns + j), load<V>(p.slope_offset + columns.row + j), sum);
+      sum = fma(load_vector(weights, i, j), load<V>(p.slope_offset + columns.row + j), sum);
     p.offset_sums[row + i] += lane_sum(sum);
   }
   for (int64_t j = run.first; j < run.first + run.count && !diagonal; j += kLanes<T>) {
     V sum = V{};
     for (int64_t i = 0; i < kTileRows; ++i)
-      sum = fma(load<V>(scratch.weights + i * kMaxColumns + j), broadcast<V>(p.slope_offset[row + i]), sum);
+      sum = fma(load_vector(weights, i, j), broadcast<V>(p.slope_offset[row + i]), sum);
     add_lanes<T>(sum, p.offset_sums + columns.row + j);
   }
 }
 
-template <class T>
+template <class T, class Products>
 void pair(const MeanShift<T>& p, BlockPair blocks, void* memory) {
-  Scratch<T>& scratch = *static_cast<Scratch<T>*>(memory);
+  auto& scratch = *static_cast<Scratch<T, typename Products::Values>*>(memory);
+  const auto points = Products::points(p);
+  const auto slopes = Products::slopes(p);
   const Block& rows = p.point_blocks[blocks.row_block];
   const Block& columns = p.point_blocks[blocks.column_block];
   const bool diagonal = blocks.row_block == blocks.column_block;
@@ -160,19 +174,14 @@ void pair(const MeanShift<T>& p, BlockPair blocks, void* memory) {
     ColumnRuns runs;
     near_columns<T, true>(p, row, columns, runs);
     for (const ColumnRun& run : runs) {
-      const int64_t other = (columns.row + run.first) * p.stride;
-      const T *weights = scratch.weights + run.first, *slopes = scratch.slopes + run.first;
-      symmetric_tiles<T>(p, row, columns, run, scratch, totals);
-      if (p.with_grad_weight) sum_offsets<T>(p, row, columns, run, diagonal, scratch);
-      accumulate_rows<T>(weights, kMaxColumns, kTileRows, run.count, p.slope_rows + other, p.stride,
-                         p.weighted_sums + own);
-      accumulate_rows<T>(slopes, kMaxColumns, kTileRows, run.count, p.source_rows + other, p.stride,
-                         p.slope_sums + own);
+      const int64_t column = columns.row + run.first, other = column * p.stride;
+      symmetric_tiles<T, Products>(p, row, columns, run, scratch, totals);
+      if (p.with_grad_weight) sum_offsets<T>(p, row, columns, run, diagonal, scratch.weights);
+      accumulate_rows(scratch.weights, kTileRows, run.first, run.count, slopes, column, p.weighted_sums + own);
+      accumulate_rows(scratch.slopes, kTileRows, run.first, run.count, points, column, p.slope_sums + own);
       if (diagonal) continue;
-      accumulate_columns<T>(weights, kMaxColumns, kTileRows, run.count, p.slope_rows + own, p.stride,
-                            p.weighted_sums + other);
-      accumulate_columns<T>(slopes, kMaxColumns, kTileRows, run.count, p.source_rows + own, p.stride,
-                            p.slope_sums + other);
+      accumulate_columns(scratch.weights, 0, kTileRows, run.first, run.count, slopes, row, p.weighted_sums + other);
+      accumulate_columns(scratch.slopes, 0, kTileRows, run.first, run.count, points, row, p.slope_sums + other);
     }
   }
   double total = 0;
@@ -187,6 +196,9 @@ RPE_KERNEL void rectangle_tiles(const MeanShift<T>& p, int64_t row, const Block&
   using S = Simd<T>;
   using V = typename S::Vector;
   const V scale = broadcast<V>(logit_scale(p.kappa)), ceiling = broadcast<V>(logit_ceiling<T>(fixed));
+  const Operand<T> points = {p.point_rows, nullptr, p.stride, p.dim};
+  const Operand<T> slopes = {p.slope_rows, nullptr, p.stride, p.dim};
+  const Operand<T> sources = {p.source_rows, p.source_panels, p.stride, p.dim};
   V acc[S::kRows][S::kVectors];
   for (int64_t j = run.first; j < run.first + run.count; j += kPanel<T>) {
     const int64_t column = columns.row + j;
@@ -195,10 +207,8 @@ RPE_KERNEL void rectangle_tiles(const MeanShift<T>& p, int64_t row, const Block&
     for (int v = 0; v < S::kVectors; ++v) column_sum[v] = V{};
     for (int64_t i = 0; i < kTileRows; i += S::kRows) {
       const int64_t own = row + i;
-      T* weights = scratch.weights + i * kMaxColumns + j;
-      T* slopes = scratch.slopes + i * kMaxColumns + j;
       clear<T>(acc);
-      dot_micro<T>(p.point_rows + own * p.stride, p.stride, p.source_panels + column * p.dim, p.dim, acc);
+      dot_micro(points, own, sources, column, acc);
       RPE_UNROLL
       for (int r = 0; r < S::kRows; ++r) {
         // A row without mass keeps P = 0 with a harmless reference.
@@ -209,26 +219,25 @@ RPE_KERNEL void rectangle_tiles(const MeanShift<T>& p, int64_t row, const Block&
         RPE_UNROLL
         for (int v = 0; v < S::kVectors; ++v) {
           const V bias = load<V>(p.bias + column + v * kLanes<T>);
-          store(weights + r * kMaxColumns + v * kLanes<T>,
-                inverse * relative_weight(acc[r][v], bias, scale, reference, reference_bias, ceiling));
+          acc[r][v] = inverse * relative_weight(acc[r][v], bias, scale, reference, reference_bias, ceiling);
         }
       }
+      store_micro(scratch.weights, i, j, acc);
       clear<T>(acc);
-      dot_micro<T>(p.slope_rows + own * p.stride, p.stride, p.source_panels + column * p.dim, p.dim, acc);
+      dot_micro(slopes, own, sources, column, acc);
       RPE_UNROLL
       for (int r = 0; r < S::kRows; ++r) {
         const V offset = broadcast<V>(p.slope_offset[own + r]);
         V row_sum = scratch.row_sums[i + r];
         RPE_UNROLL
         for (int v = 0; v < S::kVectors; ++v) {
-          const int64_t at = r * kMaxColumns + v * kLanes<T>;
-          const V slope = (acc[r][v] - offset) * load<V>(weights + at);
-          store(slopes + at, slope);
-          column_sum[v] = column_sum[v] + slope;
-          row_sum = row_sum + slope;
+          acc[r][v] = (acc[r][v] - offset) * load_vector(scratch.weights, i + r, j + v * kLanes<T>);
+          column_sum[v] = column_sum[v] + acc[r][v];
+          row_sum = row_sum + acc[r][v];
         }
         scratch.row_sums[i + r] = row_sum;
       }
+      store_micro(scratch.slopes, i, j, acc);
     }
     T lane[kPanel<T>];
     RPE_UNROLL
@@ -240,24 +249,24 @@ RPE_KERNEL void rectangle_tiles(const MeanShift<T>& p, int64_t row, const Block&
 template <class T>
 void rectangle(const MeanShift<T>& p, BlockPair blocks, void* memory) {
   Scratch<T>& scratch = *static_cast<Scratch<T>*>(memory);
+  const Operand<T> points = {p.point_rows, nullptr, p.stride, p.dim};
+  const Operand<T> slopes = {p.slope_rows, nullptr, p.stride, p.dim};
+  const Operand<T> sources = {p.source_rows, nullptr, p.stride, p.dim};
   const Block& rows = p.point_blocks[blocks.row_block];
   const Block& columns = p.source_blocks[blocks.column_block];
   const bool fixed = p.routes[rows.image].fixed;
   for (int64_t i = 0; i < rows.rows; i += kTileRows) {
-    const int64_t row = rows.row + i, own = row * p.stride;
+    const int64_t row = rows.row + i;
     ColumnRuns runs;
     near_columns<T, false>(p, row, columns, runs);
     if (runs.count == 0) continue;
     for (int64_t r = 0; r < kTileRows; ++r) scratch.row_sums[r] = typename Simd<T>::Vector{};
     for (const ColumnRun& run : runs) {
-      const int64_t other = (columns.row + run.first) * p.stride;
-      const T *weights = scratch.weights + run.first, *slopes = scratch.slopes + run.first;
+      const int64_t column = columns.row + run.first, other = column * p.stride;
       rectangle_tiles<T>(p, row, columns, run, fixed, scratch);
-      accumulate_rows<T>(slopes, kMaxColumns, kTileRows, run.count, p.source_rows + other, p.stride, p.sums + own);
-      accumulate_columns<T>(weights, kMaxColumns, kTileRows, run.count, p.slope_rows + own, p.stride,
-                            p.weighted_sums + other);
-      accumulate_columns<T>(slopes, kMaxColumns, kTileRows, run.count, p.point_rows + own, p.stride,
-                            p.slope_sums + other);
+      accumulate_rows(scratch.slopes, kTileRows, run.first, run.count, sources, column, p.sums + row * p.stride);
+      accumulate_columns(scratch.weights, 0, kTileRows, run.first, run.count, slopes, row, p.weighted_sums + other);
+      accumulate_columns(scratch.slopes, 0, kTileRows, run.first, run.count, points, row, p.slope_sums + other);
     }
     for (int64_t r = 0; r < kTileRows; ++r) p.row_slopes[row + r] += lane_sum(scratch.row_sums[r]);
   }
@@ -266,7 +275,7 @@ void rectangle(const MeanShift<T>& p, BlockPair blocks, void* memory) {
 template <class T>
 void finish_points(const MeanShift<T>& p, int64_t index) {
   const Block& block = p.point_blocks[index];
-  const bool symmetric = p.blurring && p.routes[block.image].fixed;
+  const bool symmetric = p.blurring && p.routes[block.image].fixed, half = symmetric && p.half;
   double grad_kappa = 0;
   for (int64_t i = 0; i < block.valid; ++i) {
     const int64_t row = block.row + i;
@@ -278,7 +287,7 @@ void finish_points(const MeanShift<T>& p, int64_t index) {
     double along = 0;
     for (int64_t d = 0; d < p.dim; ++d) {
       const double slope = double(slope_sum[d]) - excess * double(mean[d]);
-      along += double(point[d]) * slope;
+      along += double(half ? bfloat16_rounded(point[d]) : point[d]) * slope;
       gradient[d] += p.kappa * T(slope);
     }
     grad_kappa += symmetric ? 0.5 * along : along;
@@ -316,11 +325,11 @@ void finish_sources(const MeanShift<T>& p, int64_t index) {
 
 }  // namespace
 
-#define RPE_TABLE(T)                                                                                    \
-  {clear_sources<T>,           prologue<T>, pair<T>, rectangle<T>, finish_points<T>, finish_sources<T>, \
-   int64_t(sizeof(Scratch<T>))}
-extern const MeanShiftBackwardKernels<float> mean_shift_backward_float32 = RPE_TABLE(float);
-extern const MeanShiftBackwardKernels<double> mean_shift_backward_float64 = RPE_TABLE(double);
+#define RPE_TABLE(T, HALF_PAIR)                                             \
+  {clear_sources<T>, prologue<T>,      pair<T, FullProducts<T>>, HALF_PAIR, \
+   rectangle<T>,     finish_points<T>, finish_sources<T>,        int64_t(sizeof(Scratch<T>))}
+extern const MeanShiftBackwardKernels<float> mean_shift_backward_float32 = RPE_TABLE(float, RPE_HALF_PAIR);
+extern const MeanShiftBackwardKernels<double> mean_shift_backward_float64 = RPE_TABLE(double, nullptr);
 #undef RPE_TABLE
 
 }  // namespace RPE_SIMD

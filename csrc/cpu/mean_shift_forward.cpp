@@ -13,9 +13,9 @@ namespace rpe {
 namespace RPE_SIMD {
 namespace {
 
-template <class T>
+template <class T, class Values = Tile<T>>
 struct Scratch {
-  T weights[kTileRows * kMaxColumns];
+  Values weights;
   typename Simd<T>::Vector row_sums[kTileRows];
 };
 
@@ -89,6 +89,18 @@ void pack_sources(const MeanShift<T>& p, int64_t index) {
   }
   pack_panels(rows, block.rows, p.stride, p.dim, p.source_panels + block.row * p.dim);
   if (p.least_cosine) bound_chunks<T>(block, p.source_rows, p.mass, p.stride, p.source_centers, p.source_chunks);
+  if (!p.half || !p.routes[block.image].fixed) return;
+  for (int64_t row = block.row; row < block.row + block.rows; ++row) {
+    double excess = 0;
+    for (int64_t d = 0; d < p.dim; ++d) {
+      const double value = double(p.source_rows[row * p.stride + d]);
+      const double copy = double(bfloat16_rounded(p.source_rows[row * p.stride + d]));
+      excess += 0.5 * (copy - value) * (copy + value);
+    }
+    p.half_excess[row] = T(excess);
+  }
+  pack_half(p.source_rows, block, p.dim, p.half_points);
+  if (p.mass_rows != p.source_rows) pack_half(p.mass_rows, block, p.dim, p.half_masses);
 }
 
 // What the rows of each chunk can do without: every partner of relative kernel value up to tol L / (all mass), L a lower
@@ -133,37 +145,41 @@ void reach(const MeanShift<T>& p, int64_t point_block, int64_t first_source, int
 }
 
 // Kernel values of kTileRows rows against a run of columns, with their sums along both sides. Masses enter the sums alone.
-template <class T>
+template <class T, class Products>
 RPE_KERNEL void weight_tile(const MeanShift<T>& p, int64_t row, const Block& columns, ColumnRun run, bool diagonal,
-                            Scratch<T>& scratch) {
+                            Scratch<T, typename Products::Values>& scratch) {
   using S = Simd<T>;
   using V = typename S::Vector;
+  const auto points = Products::points(p);
   const V scale = broadcast<V>(T(double(p.kappa) * kLog2E));
   for (int64_t j = run.first; j < run.first + run.count; j += kPanel<T>) {
-    const T* panel = p.source_panels + (columns.row + j) * p.dim;
-    V column_mass[S::kVectors], column_sum[S::kVectors];
+    V column_mass[S::kVectors], column_sum[S::kVectors], column_shift[S::kVectors];
     RPE_UNROLL
     for (int v = 0; v < S::kVectors; ++v) {
       column_mass[v] = load<V>(p.mass + columns.row + j + v * kLanes<T>);
       column_sum[v] = V{};
+      if (Products::kHalf) column_shift[v] = scale * load<V>(p.half_excess + columns.row + j + v * kLanes<T>);
     }
     for (int64_t i = 0; i < kTileRows; i += S::kRows) {
-      V cosine[S::kRows][S::kVectors];
-      clear<T>(cosine);
-      dot_micro<T>(p.point_rows + (row + i) * p.stride, p.stride, panel, p.dim, cosine);
+      V weight[S::kRows][S::kVectors];
+      clear<T>(weight);
+      dot_micro(points, row + i, points, columns.row + j, weight);
       RPE_UNROLL
       for (int r = 0; r < S::kRows; ++r) {
         const V row_mass = broadcast<V>(p.mass[row + i + r]);
+        const V row_shift = Products::kHalf ? scale + scale * broadcast<V>(p.half_excess[row + i + r]) : scale;
         V row_sum = scratch.row_sums[i + r];
         RPE_UNROLL
         for (int v = 0; v < S::kVectors; ++v) {
-          const V weight = exp2(fma(cosine[r][v], scale, -scale));
-          store(scratch.weights + (i + r) * kMaxColumns + j + v * kLanes<T>, weight);
-          row_sum = fma(weight, column_mass[v], row_sum);
-          column_sum[v] = fma(weight, row_mass, column_sum[v]);
+          V exponent = fma(weight[r][v], scale, -row_shift);
+          if (Products::kHalf) exponent = exponent - column_shift[v];
+          weight[r][v] = exp2(exponent);
+          row_sum = fma(weight[r][v], column_mass[v], row_sum);
+          column_sum[v] = fma(weight[r][v], row_mass, column_sum[v]);
         }
         scratch.row_sums[i + r] = row_sum;
       }
+      store_micro(scratch.weights, i, j, weight);
     }
     if (diagonal) continue;
     T lane[kPanel<T>];
@@ -173,9 +189,10 @@ RPE_KERNEL void weight_tile(const MeanShift<T>& p, int64_t row, const Block& col
   }
 }
 
-template <class T>
+template <class T, class Products>
 void pair(const MeanShift<T>& p, BlockPair blocks, void* memory) {
-  Scratch<T>& scratch = *static_cast<Scratch<T>*>(memory);
+  auto& scratch = *static_cast<Scratch<T, typename Products::Values>*>(memory);
+  const auto masses = Products::masses(p);
   const Block& rows = p.point_blocks[blocks.row_block];
   const Block& columns = p.point_blocks[blocks.column_block];
   const bool diagonal = blocks.row_block == blocks.column_block;
@@ -186,14 +203,11 @@ void pair(const MeanShift<T>& p, BlockPair blocks, void* memory) {
     if (runs.count == 0) continue;
     for (int64_t r = 0; r < kTileRows; ++r) scratch.row_sums[r] = typename Simd<T>::Vector{};
     for (const ColumnRun& run : runs) {
-      const T* weights = scratch.weights + run.first;
       const int64_t column = columns.row + run.first;
-      weight_tile<T>(p, row, columns, run, diagonal, scratch);
-      accumulate_rows<T>(weights, kMaxColumns, kTileRows, run.count, p.mass_rows + column * p.stride, p.stride,
-                         p.sums + row * p.stride);
+      weight_tile<T, Products>(p, row, columns, run, diagonal, scratch);
+      accumulate_rows(scratch.weights, kTileRows, run.first, run.count, masses, column, p.sums + row * p.stride);
       if (diagonal) continue;
-      accumulate_columns<T>(weights, kMaxColumns, kTileRows, run.count, p.mass_rows + row * p.stride, p.stride,
-                            p.sums + column * p.stride);
+      accumulate_columns(scratch.weights, 0, kTileRows, run.first, run.count, masses, row, p.sums + column * p.stride);
     }
     for (int64_t r = 0; r < kTileRows; ++r) p.density[row + r] += lane_sum(scratch.row_sums[r]);
   }
@@ -318,11 +332,11 @@ void finish(const MeanShift<T>& p, int64_t index) {
 
 }  // namespace
 
-#define RPE_TABLE(T)                                               \
-  {survey<T>, pack_points<T>, pack_sources<T>, reach<T>,  pair<T>, \
+#define RPE_TABLE(T, HALF_PAIR)                                                                  \
+  {survey<T>, pack_points<T>, pack_sources<T>, reach<T>,  pair<T, FullProducts<T>>,   HALF_PAIR, \
    rows<T>,   stream<T>,      merge<T>,        finish<T>, int64_t(sizeof(Scratch<T>))}
-extern const MeanShiftKernels<float> mean_shift_float32 = RPE_TABLE(float);
-extern const MeanShiftKernels<double> mean_shift_float64 = RPE_TABLE(double);
+extern const MeanShiftKernels<float> mean_shift_float32 = RPE_TABLE(float, RPE_HALF_PAIR);
+extern const MeanShiftKernels<double> mean_shift_float64 = RPE_TABLE(double, nullptr);
 #undef RPE_TABLE
 
 }  // namespace RPE_SIMD

@@ -32,19 +32,15 @@ RPE_FORMULA int64_t walking_rows(const Block& block, int64_t i) {
 }
 
 template <class T>
-RPE_KERNEL void cosine_tile(const T* rows, int64_t num_rows, int64_t stride, const SourceTile<T>& sources, int64_t dim,
-                            T* tile) {
+RPE_KERNEL void cosine_tile(const Operand<T>& rows, int64_t num_rows, const Operand<T>& sources, int64_t count,
+                            Tile<T>& tile) {
   using S = Simd<T>;
   typename S::Vector cosine[S::kRows][S::kVectors];
-  for (int64_t j = 0; j < sources.count; j += kPanel<T>) {
+  for (int64_t j = 0; j < count; j += kPanel<T>) {
     for (int64_t i = 0; i < num_rows; i += S::kRows) {
       clear<T>(cosine);
-      dot_micro<T>(rows + i * stride, stride, sources.panels + j * dim, dim, cosine);
-      RPE_UNROLL
-      for (int r = 0; r < S::kRows; ++r) {
-        RPE_UNROLL
-        for (int v = 0; v < S::kVectors; ++v) store(tile + (i + r) * kMaxColumns + j + v * kLanes<T>, cosine[r][v]);
-      }
+      dot_micro(rows, i, sources, j, cosine);
+      store_micro(tile, i, j, cosine);
     }
   }
 }
@@ -112,14 +108,16 @@ RPE_KERNEL double relative_weights(T* cosine, const T* bias, int64_t count, T sc
   return lane_sum(sum);
 }
 
-// `num_rows` rows meet some sources: cosines, kernel values and sums; the tile holds num_rows * kMaxColumns values.
+// `num_rows` rows meet some sources: cosines, kernel values and sums; the tile is scratch.
 template <class T>
 RPE_FORMULA void walk(const MeanShift<T>& p, const Walk<T>& own, int64_t num_rows, const SourceTile<T>& sources,
-                      bool fixed, bool with_mean, T* tile) {
+                      bool fixed, bool with_mean, Tile<T>& tile) {
   const T scale = logit_scale(p.kappa);
-  cosine_tile<T>(own.rows, num_rows, p.stride, sources, p.dim, tile);
+  const Operand<T> rows = {own.rows, nullptr, p.stride, p.dim};
+  const Operand<T> partners = {sources.rows, sources.panels, p.stride, p.dim};
+  cosine_tile(rows, num_rows, partners, sources.count, tile);
   for (int64_t r = 0; r < num_rows; ++r) {
-    T *line = tile + r * kMaxColumns, *reference = own.reference + r, *reference_bias = own.reference_bias + r;
+    T *line = tile.values + r * kMaxColumns, *reference = own.reference + r, *reference_bias = own.reference_bias + r;
     if (!fixed) {
       const T factor = raise_reference<T>(line, sources.bias, sources.count, scale, *reference, *reference_bias);
       if (factor != T(1)) {
@@ -131,7 +129,7 @@ RPE_FORMULA void walk(const MeanShift<T>& p, const Walk<T>& own, int64_t num_row
     own.density[r] += relative_weights<T>(line, sources.bias, sources.count, scale, *reference, *reference_bias,
                                           logit_ceiling<T>(fixed));
   }
-  if (with_mean) accumulate_rows<T>(tile, kMaxColumns, num_rows, sources.count, sources.rows, p.stride, own.sums);
+  if (with_mean) accumulate_rows(tile, num_rows, 0, sources.count, partners, 0, own.sums);
 }
 
 // Adds what one row has summed in another walk. The larger reference becomes that of both.

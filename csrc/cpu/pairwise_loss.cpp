@@ -10,26 +10,37 @@
 #include "../launch/pairwise_loss.h"
 
 #include "../math/pairwise_term.h"
+#include "bfloat16_tiles.h"
 #include "bounds.h"
-#include "tiles.h"
 
 namespace rpe {
 namespace RPE_SIMD {
 namespace {
 
-constexpr int64_t kTileRows = kRowQuantum;
-constexpr int64_t kMaxColumns = kMaxBlockRows;
-
 // Activity is noted per cell of kOutputGroup rows x kCell columns: whole panels, and whole groups of outputs.
 template <class T>
 constexpr int64_t kCell = kPanel<T> < 24 ? 24 : kPanel<T>;
 
+// What the push sums: the weighted rows themselves, or their bfloat16 copies. Slopes are 0 or 1.
 template <class T>
+struct FullProducts {
+  using Values = Tile<T>;
+  RPE_FORMULA Operand<T> weighted(const PairwiseLoss<T>& p) { return {p.weighted_rows, nullptr, p.stride, p.dim}; }
+};
+
+#if defined(__AVX512BF16__)
+struct HalfProducts {
+  using Values = HalfTile;
+  RPE_FORMULA HalfRows weighted(const PairwiseLoss<float>& p) { return p.half_weighted; }
+};
+#endif
+
+template <class T, class Values = Tile<T>>
 struct Scratch {
   using Label = typename PairwiseLoss<T>::Label;
   static constexpr int64_t kGroups = kTileRows / kOutputGroup;
   static constexpr int64_t kCells = kMaxColumns / kCell<T>;
-  T slope[kTileRows * kMaxColumns];
+  Values slope;
   bool active[kGroups][kCells];
   Label low[kCells], high[kCells];        // labels of the columns
   bool idle[kCells];                      // all their weights are zero
@@ -59,6 +70,9 @@ void prepare(const PairwiseLoss<T>& p, int64_t index) {
       push[i * p.stride + d] = T(0);
     }
   }
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (p.half) pack_half_partners(weighted, block.rows, block.row, p.half_weighted);
+  }
   pack_panels(rows, block.rows, p.stride, p.dim, p.panels + block.row * p.dim);
   bound_chunks<T>(block, p.rows, nullptr, p.stride, p.centers, p.chunks);
   p.block_hinge[index] = 0;
@@ -81,10 +95,11 @@ RPE_FORMULA bool all_weights_zero(const T* weights, int64_t count) {
   return !any;
 }
 
-// Slopes of one micro-tile to memory, its weighted excess to `hinge`. Returns whether any pair is active.
-// kLabels: the tile may hold pairs of one instance, which the hinge does not see.
-template <class T, bool kLabels>
-RPE_KERNEL bool slope_micro_tile(const PairwiseLoss<T>& p, int64_t row, int64_t column, T* slope, double* hinge) {
+// Slopes of one micro-tile to rows i and columns j of a tile, its weighted excess to `hinge`. Returns whether any pair is
+// active. kLabels: the tile may hold pairs of one instance, which the hinge does not see.
+template <class T, bool kLabels, class Values>
+RPE_KERNEL bool slope_micro_tile(const PairwiseLoss<T>& p, int64_t row, int64_t column, Values& slope, int64_t i,
+                                 int64_t j, double* hinge) {
   using S = Simd<T>;
   using V = typename S::Vector;
   using Labels = typename S::Labels;
@@ -103,12 +118,13 @@ RPE_KERNEL bool slope_micro_tile(const PairwiseLoss<T>& p, int64_t row, int64_t 
         const Labels own = broadcast<Labels>(p.labels[row + r]);
         excess = own != load<Labels>(p.labels + column + v * kLanes<T>) ? excess : zero;
       }
-      store(slope + r * kMaxColumns + v * kLanes<T>, hinge_slope(excess, one));
+      cosine[r][v] = hinge_slope(excess, one);
       active = maximum(excess, active);
       column_total = fma(excess, broadcast<V>(p.weights[row + r]), column_total);
     }
     total = fma(column_total, load<V>(p.weights + column + v * kLanes<T>), total);
   }
+  store_micro(slope, i, j, cosine);
   const bool any = any_nonzero(active);
   if (!any) return false;
   T lane[kLanes<T>];
@@ -118,8 +134,8 @@ RPE_KERNEL bool slope_micro_tile(const PairwiseLoss<T>& p, int64_t row, int64_t 
 }
 
 // Slopes and hinge of kTileRows rows against all columns of the other block.
-template <class T>
-RPE_KERNEL bool slope_tile(const PairwiseLoss<T>& p, int64_t row, const Block& columns, Scratch<T>& scratch,
+template <class T, class Values>
+RPE_KERNEL bool slope_tile(const PairwiseLoss<T>& p, int64_t row, const Block& columns, Scratch<T, Values>& scratch,
                            double* hinge) {
   using S = Simd<T>;
   const Chunks<T> chunks = {p.chunks, p.centers, p.panels, p.stride, p.dim};
@@ -143,8 +159,8 @@ RPE_KERNEL bool slope_tile(const PairwiseLoss<T>& p, int64_t row, const Block& c
       const bool disjoint = high < scratch.low[cell] || scratch.high[cell] < low;
       for (int64_t r = i; r < i + kOutputGroup; r += S::kRows) {
         for (int64_t j = cell * kCell<T>; j < (cell + 1) * kCell<T>; j += kPanel<T>) {
-          const auto slope_micro = disjoint ? slope_micro_tile<T, false> : slope_micro_tile<T, true>;
-          active |= slope_micro(p, row + r, columns.row + j, scratch.slope + r * kMaxColumns + j, hinge);
+          const auto slope_micro = disjoint ? slope_micro_tile<T, false, Values> : slope_micro_tile<T, true, Values>;
+          active |= slope_micro(p, row + r, columns.row + j, scratch.slope, r, j, hinge);
         }
       }
       any |= active;
@@ -154,8 +170,9 @@ RPE_KERNEL bool slope_tile(const PairwiseLoss<T>& p, int64_t row, const Block& c
 }
 
 // push_i += sum_j slope_ij w_j x_j, over runs of active cells.
-template <class T>
-RPE_FORMULA void push_rows(const PairwiseLoss<T>& p, int64_t row, const Block& columns, const Scratch<T>& scratch) {
+template <class T, class Values, class Rows>
+RPE_FORMULA void push_rows(const PairwiseLoss<T>& p, int64_t row, const Block& columns,
+                           const Scratch<T, Values>& scratch, const Rows& weighted) {
   const int64_t cells = columns.rows / kCell<T>;
   for (int64_t i = 0; i < kTileRows; i += kOutputGroup) {
     const bool* active = scratch.active[i / kOutputGroup];
@@ -164,32 +181,33 @@ RPE_FORMULA void push_rows(const PairwiseLoss<T>& p, int64_t row, const Block& c
       if (!active[begin]) continue;
       while (end < cells && active[end]) ++end;
       const int64_t j = begin * kCell<T>;
-      accumulate_eight<T, true>(scratch.slope + i * kMaxColumns + j, kMaxColumns, (end - begin) * kCell<T>,
-                                p.weighted_rows + (columns.row + j) * p.stride, p.stride,
-                                p.push + (row + i) * p.stride);
+      accumulate_group<true>(scratch.slope, i, j, (end - begin) * kCell<T>, weighted, columns.row + j,
+                             p.push + (row + i) * p.stride);
     }
   }
 }
 
 // push_j += sum_i slope_ij w_i x_i, over runs of active cells.
-template <class T>
-RPE_FORMULA void push_columns(const PairwiseLoss<T>& p, int64_t row, const Block& columns, const Scratch<T>& scratch) {
-  constexpr int64_t groups = Scratch<T>::kGroups;
+template <class T, class Values, class Rows>
+RPE_FORMULA void push_columns(const PairwiseLoss<T>& p, int64_t row, const Block& columns,
+                              const Scratch<T, Values>& scratch, const Rows& weighted) {
+  constexpr int64_t groups = Scratch<T, Values>::kGroups;
   for (int64_t cell = 0; cell < columns.rows / kCell<T>; ++cell) {
     for (int64_t begin = 0, end; begin < groups; begin = end) {
       end = begin + 1;
       if (!scratch.active[begin][cell]) continue;
       while (end < groups && scratch.active[end][cell]) ++end;
       const int64_t i = begin * kOutputGroup, j = cell * kCell<T>;
-      accumulate_columns<T>(scratch.slope + i * kMaxColumns + j, kMaxColumns, (end - begin) * kOutputGroup, kCell<T>,
-                            p.weighted_rows + (row + i) * p.stride, p.stride, p.push + (columns.row + j) * p.stride);
+      accumulate_columns(scratch.slope, i, (end - begin) * kOutputGroup, j, kCell<T>, weighted, row + i,
+                         p.push + (columns.row + j) * p.stride);
     }
   }
 }
 
-template <class T>
+template <class T, class Products>
 void pair(const PairwiseLoss<T>& p, BlockPair blocks, void* memory) {
-  Scratch<T>& scratch = *static_cast<Scratch<T>*>(memory);
+  auto& scratch = *static_cast<Scratch<T, typename Products::Values>*>(memory);
+  const auto weighted = Products::weighted(p);
   const Block& rows = p.blocks[blocks.row_block];
   const Block& columns = p.blocks[blocks.column_block];
   const bool diagonal = blocks.row_block == blocks.column_block;
@@ -202,8 +220,8 @@ void pair(const PairwiseLoss<T>& p, BlockPair blocks, void* memory) {
   for (int64_t i = 0; i < rows.rows; i += kTileRows) {
     const bool any = slope_tile<T>(p, rows.row + i, columns, scratch, hinge);
     if (!any || !p.with_gradient) continue;
-    push_rows<T>(p, rows.row + i, columns, scratch);
-    if (!diagonal) push_columns<T>(p, rows.row + i, columns, scratch);
+    push_rows(p, rows.row + i, columns, scratch, weighted);
+    if (!diagonal) push_columns(p, rows.row + i, columns, scratch, weighted);
   }
   double total = 0;
   for (int l = 0; l < kLanes<T>; ++l) total += hinge[l];
@@ -250,10 +268,16 @@ void finish(const PairwiseLoss<T>& p, int64_t image, int64_t first_block, int64_
 
 }  // namespace
 
-extern const PairwiseLossKernels<float> pairwise_loss_float32 = {prepare<float>, pair<float>, finish<float>,
-                                                                 sizeof(Scratch<float>)};
-extern const PairwiseLossKernels<double> pairwise_loss_float64 = {prepare<double>, pair<double>, finish<double>,
-                                                                  sizeof(Scratch<double>)};
+#if defined(__AVX512BF16__)
+#define RPE_HALF_PAIR pair<float, HalfProducts>
+#else
+#define RPE_HALF_PAIR nullptr
+#endif
+#define RPE_TABLE(T, HALF_PAIR) \
+  {prepare<T>, pair<T, FullProducts<T>>, HALF_PAIR, finish<T>, int64_t(sizeof(Scratch<T>))}
+extern const PairwiseLossKernels<float> pairwise_loss_float32 = RPE_TABLE(float, RPE_HALF_PAIR);
+extern const PairwiseLossKernels<double> pairwise_loss_float64 = RPE_TABLE(double, nullptr);
+#undef RPE_TABLE
 
 }  // namespace RPE_SIMD
 }  // namespace rpe

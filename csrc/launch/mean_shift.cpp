@@ -16,6 +16,10 @@ namespace {
 // Largest log of a kernel value above the reference: rows a little longer than 1 are still on the fixed route.
 constexpr double kHeadroom = 20.0;
 
+// Of bfloat16 copies, whose differences err by 2^-9 or so: the kernel is as wide as 1/sqrt(kappa), and gradients err by the
+// quotient.
+constexpr double kLargestHalfKappa = 128.0;
+
 RowSurvey combine(const BlockPlan& plan, const RowSurvey* surveys, int64_t image) {
   const double infinity = std::numeric_limits<double>::infinity();
   RowSurvey all{0.0, -infinity, infinity};
@@ -111,13 +115,20 @@ size_t bind_workspace(MeanShift<T>& p, const Shape& shape, void* memory) {
     p.source_chunks = p.blurring ? p.point_chunks : workspace.take<Chunk<T>>(source_chunks);
     p.least_cosine = workspace.take<T>(point_chunks);
   }
+  if (p.half) {
+    p.half_points = take_half_rows(workspace, shape.points, p.stride, p.dim);
+    p.half_masses = shape.weighted ? take_half_rows(workspace, shape.points, p.stride, p.dim) : p.half_points;
+    p.half_excess = workspace.take<T>(shape.points);
+    if (shape.backward) p.half_slopes = take_half_rows(workspace, shape.points, p.stride, p.dim);
+  }
   const bool rectangle = !p.blurring || shape.any_running;
   p.sums = !shape.backward || rectangle ? workspace.take<T>(point_values) : nullptr;
   if (shape.backward) {
     p.slope_rows = workspace.take<T>(point_values);
     p.slope_offset = workspace.take<T>(shape.points);
-    p.slope_panels = symmetric ? workspace.take<T>(shape.points * p.dim) : nullptr;
-    p.mass_panels = symmetric && shape.weighted ? workspace.take<T>(shape.sources * p.dim) : p.source_panels;
+    p.slope_panels = symmetric && !p.half ? workspace.take<T>(shape.points * p.dim) : nullptr;
+    const bool masses = symmetric && shape.weighted && !p.half;
+    p.mass_panels = masses ? workspace.take<T>(shape.sources * p.dim) : p.source_panels;
     p.weighted_sums = workspace.take<T>(source_values);
     p.slope_sums = workspace.take<T>(source_values);
     p.row_slopes = workspace.take<double>(shape.points);
@@ -173,6 +184,8 @@ struct Session {
                 bounded,
                 streamed};
     for (const Route& route : routes) (route.fixed ? shape.any_fixed : shape.any_running) = true;
+    problem.half = problem.half && problem.blurring && shape.any_fixed && kappa <= kLargestHalfKappa &&
+                   kernels.half_pair && simd_half_products();
     memory = pool.allocate(bind_workspace(problem, shape, nullptr));
     bind_workspace(problem, shape, memory.get());
     pool.run(points.num_blocks(), [&](int64_t b) { kernels.pack_points(problem, b); });
@@ -242,9 +255,10 @@ struct Session {
       return;
     }
     const ScratchPool scratch(pool, kernels.scratch_bytes);
+    const auto multiply = problem.half ? kernels.half_pair : kernels.pair;
     run_symmetric(
         pool, points, [&](const BlockPair& pair) { return symmetric(pair.row_block); },
-        [&](const BlockPair& pair) { kernels.pair(problem, pair, scratch.mine()); });
+        [&](const BlockPair& pair) { multiply(problem, pair, scratch.mine()); });
     walk_rows(true, true);
     pool.run(points.num_blocks(), [&](int64_t b) { kernels.finish(problem, b); });
   }
@@ -258,9 +272,10 @@ struct Session {
     pool.run(points.num_blocks(), [&](int64_t b) { back.prologue(problem, b); });
     walk_rows(false, false);
     const ScratchPool scratch(pool, back.scratch_bytes);
+    const auto multiply = problem.half ? back.half_pair : back.pair;
     run_symmetric(
         pool, points, [&](const BlockPair& pair) { return symmetric(pair.row_block); },
-        [&](const BlockPair& pair) { back.pair(problem, pair, scratch.mine()); });
+        [&](const BlockPair& pair) { multiply(problem, pair, scratch.mine()); });
     run_rectangular(
         pool, points, sources, [&](const BlockPair& pair) { return !symmetric(pair.row_block); },
         [&](const BlockPair& pair) { back.rectangle(problem, pair, scratch.mine()); });

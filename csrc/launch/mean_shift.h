@@ -21,6 +21,7 @@
 
 #include "block.h"
 #include "chunk.h"
+#include "half_rows.h"
 #include "plan.h"
 #include "pool.h"
 
@@ -54,6 +55,9 @@ struct MeanShift {
   bool blurring;
   T kappa, eta;
   double tol;  // largest share of any density that may be left out; 0: nothing is
+  bool
+      half;  // images of the fixed route are blurred with products of bfloat16 copies: what the caller allows, until the
+             // driver has asked whether kappa and the kernels do
   int64_t dim;
   const Block* point_blocks;
   const Block* source_blocks;  // equal to point_blocks when blurring
@@ -81,6 +85,11 @@ struct MeanShift {
   T* partial_reference;
   T* partial_reference_bias;
   T* sums;  // [points, stride]. Forward: sum_j K_ij m_j y_j. Backward: R, running route only (else null)
+
+  HalfRows half_points;  // this and the following with `half` alone
+  HalfRows half_masses;  // of mass_rows; those of points without weights
+  HalfRows half_slopes;  // of slope_rows, backward
+  T* half_excess;        // [points], (|copy|^2 - |row|^2) / 2, which is taken off every cosine of a row
 
   // Forward outputs.
   T* moved;        // [points, dim]
@@ -116,6 +125,7 @@ struct MeanShiftKernels {
   void (*pack_sources)(const MeanShift<T>&, int64_t block);
   void (*reach)(const MeanShift<T>&, int64_t point_block, int64_t first_source, int64_t last_source);
   void (*pair)(const MeanShift<T>&, BlockPair, void* scratch);
+  void (*half_pair)(const MeanShift<T>&, BlockPair, void* scratch);  // null where the variant has no such products
   void (*rows)(const MeanShift<T>&, int64_t point_block, int64_t first_source, int64_t last_source, bool with_mean,
                void* scratch);
   // Scratch of scratch_bytes + stage_bytes(): a block of sources is staged there.
@@ -137,6 +147,7 @@ struct MeanShiftBackwardKernels {
   void (*clear_sources)(const MeanShift<T>&, int64_t source_block);
   void (*prologue)(const MeanShift<T>&, int64_t point_block);
   void (*pair)(const MeanShift<T>&, BlockPair, void* scratch);
+  void (*half_pair)(const MeanShift<T>&, BlockPair, void* scratch);
   void (*rectangle)(const MeanShift<T>&, BlockPair, void* scratch);
   void (*finish_points)(const MeanShift<T>&, int64_t point_block);
   void (*finish_sources)(const MeanShift<T>&, int64_t source_block);

@@ -14,6 +14,7 @@ size_t bind_workspace(PairwiseLoss<T>& problem, int64_t padded_rows, int64_t num
   problem.stride = padded_dim<T>(problem.dim);
   problem.rows = workspace.take<T>(padded_rows * problem.stride);
   problem.weighted_rows = workspace.take<T>(padded_rows * problem.stride);
+  if (problem.half) problem.half_weighted = take_half_partners(workspace, padded_rows, problem.stride, problem.dim);
   problem.panels = workspace.take<T>(padded_rows * problem.dim);
   problem.centers = workspace.take<T>(padded_rows / kRowQuantum * problem.stride);
   problem.chunks = workspace.take<Chunk<T>>(padded_rows / kRowQuantum);
@@ -30,6 +31,8 @@ template <class T>
 void run_pairwise_loss(PairwiseLoss<T> problem, const int64_t* offsets, int64_t num_images, TaskPool& pool) {
   const PairwiseLossKernels<T>& kernels = pairwise_loss_kernels<T>();
   const BlockPlan plan = make_plan(offsets, num_images, choose_block_rows(offsets[num_images]));
+  problem.half = problem.half && problem.with_gradient && kernels.half_pair && simd_half_products();
+  const auto multiply = problem.half ? kernels.half_pair : kernels.pair;
   const auto memory = pool.allocate(bind_workspace(problem, plan.padded_rows(), plan.num_blocks(), nullptr));
   bind_workspace(problem, plan.padded_rows(), plan.num_blocks(), memory.get());
   problem.blocks = plan.blocks.data();
@@ -37,7 +40,7 @@ void run_pairwise_loss(PairwiseLoss<T> problem, const int64_t* offsets, int64_t 
   pool.run(plan.num_blocks(), [&](int64_t block) { kernels.prepare(problem, block); });
   run_symmetric(
       pool, plan, [](const BlockPair&) { return true; },
-      [&](const BlockPair& pair) { kernels.pair(problem, pair, scratch.mine()); });
+      [&](const BlockPair& pair) { multiply(problem, pair, scratch.mine()); });
   pool.run(num_images, [&](int64_t image) {
     kernels.finish(problem, image, plan.first_block[size_t(image)], plan.first_block[size_t(image) + 1]);
   });

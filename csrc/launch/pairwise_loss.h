@@ -6,6 +6,7 @@
 
 #include "block.h"
 #include "chunk.h"
+#include "half_rows.h"
 #include "plan.h"
 #include "pool.h"
 #include "workspace.h"
@@ -25,6 +26,8 @@ struct PairwiseLoss {
   int64_t dim;
   T threshold;  // 2 margin - 1, on the cosine
   bool with_gradient;
+  bool
+      half;  // the push sums bfloat16 copies: what the caller allows, until the driver has asked whether the kernels do
   const Block* blocks;
 
   // Outputs.
@@ -32,11 +35,12 @@ struct PairwiseLoss {
   T* gradient;  // [rows, dim], null without gradient
 
   // Workspace, padded row space.
-  int64_t stride;    // padded_dim(dim)
-  T* rows;           // [padded, stride]
-  T* weighted_rows;  // [padded, stride], w_i x_i
-  T* panels;         // [padded / panel][dim][panel]
-  T* centers;        // [chunks, stride]
+  int64_t stride;          // padded_dim(dim)
+  T* rows;                 // [padded, stride]
+  T* weighted_rows;        // [padded, stride], w_i x_i
+  HalfRows half_weighted;  // of weighted_rows, with `half` alone
+  T* panels;               // [padded / panel][dim][panel]
+  T* centers;              // [chunks, stride]
   Chunk<T>* chunks;
   T* weights;           // [padded]
   Label* labels;        // [padded], relative to the image's first label
@@ -48,6 +52,7 @@ template <class T>
 struct PairwiseLossKernels {
   void (*prepare)(const PairwiseLoss<T>&, int64_t block);
   void (*pair)(const PairwiseLoss<T>&, BlockPair, void* scratch);
+  void (*half_pair)(const PairwiseLoss<T>&, BlockPair, void* scratch);  // null where the variant has no such products
   void (*finish)(const PairwiseLoss<T>&, int64_t image, int64_t first_block, int64_t last_block);
   int64_t scratch_bytes;
 };

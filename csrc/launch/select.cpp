@@ -31,6 +31,7 @@ namespace {
 struct Variant {
   const char* name;
   bool (*supported)();
+  bool half_products;
   const PairwiseLossKernels<float>* pairwise_loss_float32;
   const PairwiseLossKernels<double>* pairwise_loss_float64;
   const MeanShiftKernels<float>* mean_shift_float32;
@@ -54,6 +55,9 @@ bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("fma");
 }
+bool has_avx512_bf16() {
+  return has_avx512() && __builtin_cpu_supports("avx512bf16");
+}
 bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
@@ -64,10 +68,12 @@ bool always() {
 
 const Variant kVariants[] = {
 #if defined(__x86_64__)
-    {"avx512", has_avx512, RPE_TABLES(avx512)},
-    {"avx2", has_avx2, RPE_TABLES(avx2)},
+    // One set of kernels, of which those for bfloat16 are used or not.
+    {"avx512_bf16", has_avx512_bf16, true, RPE_TABLES(avx512)},
+    {"avx512", has_avx512, false, RPE_TABLES(avx512)},
+    {"avx2", has_avx2, false, RPE_TABLES(avx2)},
 #endif
-    {"portable", always, RPE_TABLES(portable)},
+    {"portable", always, false, RPE_TABLES(portable)},
 };
 #undef RPE_TABLES
 
@@ -115,6 +121,10 @@ bool simd_select(const std::string& name) {
     }
   }
   return false;
+}
+
+bool simd_half_products() {
+  return current().load()->half_products;
 }
 
 #define RPE_ACCESSOR(FUNCTION, TABLE, OP)   \

@@ -18,6 +18,8 @@ std::vector<std::string> simd_compiled();
 std::string simd_current();
 // Selects a variant by name, "auto" for the best. Returns false, changing nothing, where it cannot run.
 bool simd_select(const std::string& variant);
+// Whether the selected variant multiplies bfloat16 numbers.
+bool simd_half_products();
 
 template <class T>
 const PairwiseLossKernels<T>& pairwise_loss_kernels();

@@ -20,14 +20,14 @@ std::string set_simd(std::string variant) {
 TORCH_LIBRARY(rpe_ops_native, library) {
   library.def(
       "pairwise_loss_forward(Tensor points, Tensor instance, Tensor weight, Tensor offsets, float margin, "
-      "bool with_gradient) -> (Tensor, Tensor)");
+      "bool with_gradient, bool half) -> (Tensor, Tensor)");
   library.def(
       "mean_shift_forward(Tensor points, Tensor? sources, Tensor? log_weight, Tensor kappa, Tensor eta, "
-      "Tensor point_offsets, Tensor source_offsets, float tol) -> (Tensor, Tensor, Tensor)");
+      "Tensor point_offsets, Tensor source_offsets, bool half, float tol) -> (Tensor, Tensor, Tensor)");
   library.def(
       "mean_shift_backward(Tensor grad_moved, Tensor points, Tensor? sources, Tensor? log_weight, Tensor kappa, Tensor "
       "eta, Tensor point_offsets, Tensor source_offsets, Tensor mean, Tensor log_density, bool with_grad_weight, "
-      "float tol) "
+      "bool half, float tol) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   library.def("connected_components(Tensor points, Tensor offsets, float threshold) -> Tensor");
   library.def("farthest_points(Tensor points, Tensor offsets, int num_seeds, Tensor first, float covered) -> Tensor");

@@ -20,8 +20,9 @@ double scalar(const at::Tensor& value, const char* name) {
 
 template <class T>
 MeanShift<T> inputs(const at::Tensor& points, const std::optional<at::Tensor>& sources,
-                    const std::optional<at::Tensor>& log_weight, double tol) {
+                    const std::optional<at::Tensor>& log_weight, bool half, double tol) {
   MeanShift<T> problem{};
+  problem.half = half;
   problem.tol = tol;
   problem.blurring = !sources;
   problem.points = points.const_data_ptr<T>();
@@ -45,19 +46,17 @@ void check_problem(const at::Tensor& points, const std::optional<at::Tensor>& so
 
 }  // namespace
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> mean_shift_forward(const at::Tensor& points,
-                                                                  const std::optional<at::Tensor>& sources,
-                                                                  const std::optional<at::Tensor>& log_weight,
-                                                                  const at::Tensor& kappa, const at::Tensor& eta,
-                                                                  const at::Tensor& point_offsets,
-                                                                  const at::Tensor& source_offsets, double tol) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> mean_shift_forward(
+    const at::Tensor& points, const std::optional<at::Tensor>& sources, const std::optional<at::Tensor>& log_weight,
+    const at::Tensor& kappa, const at::Tensor& eta, const at::Tensor& point_offsets, const at::Tensor& source_offsets,
+    bool half, double tol) {
   check_problem(points, sources, log_weight, point_offsets, source_offsets);
   at::Tensor moved = at::empty(points.sizes(), points.options());
   at::Tensor mean = at::empty(points.sizes(), points.options());
   at::Tensor log_density = at::empty({points.size(0)}, points.options());
   const auto run = [&](auto zero) {
     using T = decltype(zero);
-    MeanShift<T> problem = inputs<T>(points, sources, log_weight, tol);
+    MeanShift<T> problem = inputs<T>(points, sources, log_weight, half, tol);
     problem.moved = moved.mutable_data_ptr<T>();
     problem.mean = mean.mutable_data_ptr<T>();
     problem.log_density = log_density.mutable_data_ptr<T>();
@@ -73,7 +72,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> mean_shif
     const at::Tensor& grad_moved, const at::Tensor& points, const std::optional<at::Tensor>& sources,
     const std::optional<at::Tensor>& log_weight, const at::Tensor& kappa, const at::Tensor& eta,
     const at::Tensor& point_offsets, const at::Tensor& source_offsets, const at::Tensor& mean,
-    const at::Tensor& log_density, bool with_grad_weight, double tol) {
+    const at::Tensor& log_density, bool with_grad_weight, bool half, double tol) {
   check_problem(points, sources, log_weight, point_offsets, source_offsets);
   check_like(grad_moved, points.scalar_type(), points.sizes(), "grad_moved");
   check_like(mean, points.scalar_type(), points.sizes(), "mean");
@@ -85,7 +84,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> mean_shif
   at::Tensor grad_kappa = at::empty({}, points.options()), grad_eta = at::empty({}, points.options());
   const auto run = [&](auto zero) {
     using T = decltype(zero);
-    MeanShift<T> problem = inputs<T>(points, sources, log_weight, tol);
+    MeanShift<T> problem = inputs<T>(points, sources, log_weight, half, tol);
     problem.grad_moved = grad_moved.const_data_ptr<T>();
     problem.saved_mean = mean.const_data_ptr<T>();
     problem.saved_log_density = log_density.const_data_ptr<T>();

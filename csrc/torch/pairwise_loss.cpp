@@ -13,7 +13,7 @@ namespace {
 
 template <class T>
 void run(const at::Tensor& points, const at::Tensor& instance, const at::Tensor& weight, const at::Tensor& offsets,
-         double margin, bool with_gradient, at::Tensor& loss, at::Tensor& gradient) {
+         double margin, bool with_gradient, bool half, at::Tensor& loss, at::Tensor& gradient) {
   PairwiseLoss<T> problem{};
   problem.points = points.const_data_ptr<T>();
   problem.instance = instance.const_data_ptr<int64_t>();
@@ -21,6 +21,7 @@ void run(const at::Tensor& points, const at::Tensor& instance, const at::Tensor&
   problem.dim = points.size(1);
   problem.threshold = T(2 * margin - 1);
   problem.with_gradient = with_gradient;
+  problem.half = half;
   problem.loss = loss.mutable_data_ptr<T>();
   problem.gradient = with_gradient ? gradient.mutable_data_ptr<T>() : nullptr;
   TorchPool pool;
@@ -31,7 +32,7 @@ void run(const at::Tensor& points, const at::Tensor& instance, const at::Tensor&
 
 std::tuple<at::Tensor, at::Tensor> pairwise_loss_forward(const at::Tensor& points, const at::Tensor& instance,
                                                          const at::Tensor& weight, const at::Tensor& offsets,
-                                                         double margin, bool with_gradient) {
+                                                         double margin, bool with_gradient, bool half) {
   check_rows(points, "points");
   check_like(instance, at::kLong, {points.size(0)}, "instance");
   check_like(weight, points.scalar_type(), {points.size(0)}, "weight");
@@ -39,9 +40,9 @@ std::tuple<at::Tensor, at::Tensor> pairwise_loss_forward(const at::Tensor& point
   at::Tensor loss = at::empty({images}, points.options());
   at::Tensor gradient = at::empty({with_gradient ? points.size(0) : 0, points.size(1)}, points.options());
   if (points.scalar_type() == at::kFloat) {
-    run<float>(points, instance, weight, offsets, margin, with_gradient, loss, gradient);
+    run<float>(points, instance, weight, offsets, margin, with_gradient, half, loss, gradient);
   } else {
-    run<double>(points, instance, weight, offsets, margin, with_gradient, loss, gradient);
+    run<double>(points, instance, weight, offsets, margin, with_gradient, half, loss, gradient);
   }
   return {loss, gradient};
 }

@@ -17,7 +17,7 @@ SIMD_FLAGS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "x86_64": {
         "portable": (),
         "avx2": ("-mavx2", "-mfma"),
-        "avx512": ("-mavx2", "-mfma", "-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw"),
+        "avx512": ("-mavx2", "-mfma", "-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mavx512bf16"),
     },
     # Multiply-adds of the portable code become single instructions, everywhere alike.
     "aarch64": {"portable": ("-ffp-contract=fast",)},

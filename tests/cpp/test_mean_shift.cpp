@@ -1,5 +1,6 @@
 // One mean-shift step and its derivative against literal double loops, in every variant, on both routes.
 #include "launch/mean_shift.h"
+#include "launch/select.h"
 #include "mean_shift_problem.h"
 
 namespace {
@@ -7,7 +8,7 @@ namespace {
 using namespace testing::mean_shift;
 
 template <class T>
-Results<T> run(const Problem<T>& problem, rpe::TaskPool& pool) {
+Results<T> run(const Problem<T>& problem, rpe::TaskPool& pool, bool half = false) {
   Results<T> r;
   r.moved.assign(problem.points.size(), T(-9));
   r.mean = r.grad_points = r.moved;
@@ -21,6 +22,7 @@ Results<T> run(const Problem<T>& problem, rpe::TaskPool& pool) {
   p.blurring = problem.blurring;
   p.dim = problem.c.dim;
   p.tol = problem.c.tol;
+  p.half = half;
   p.moved = r.moved.data();
   p.mean = r.mean.data();
   p.log_density = r.log_density.data();
@@ -41,15 +43,19 @@ Results<T> run(const Problem<T>& problem, rpe::TaskPool& pool) {
 }
 
 template <class T>
+bool same_bits(const Results<T>& a, const Results<T>& b) {
+  return testing::same_bits(a.moved, b.moved) && testing::same_bits(a.mean, b.mean) &&
+         testing::same_bits(a.log_density, b.log_density) && testing::same_bits(a.grad_points, b.grad_points) &&
+         testing::same_bits(a.grad_sources, b.grad_sources) &&
+         testing::same_bits(a.grad_log_weight, b.grad_log_weight) && testing::same_bits(a.scalars, b.scalars);
+}
+
+template <class T>
 void check(const Case& c) {
   const Problem<T> problem(c);
   testing::ThreadPool serial(1), threads(3, true);
   const Results<T> result = run(problem, serial), again = run(problem, threads);
-  CHECK(testing::same_bits(result.moved, again.moved));
-  CHECK(testing::same_bits(result.grad_points, again.grad_points));
-  CHECK(testing::same_bits(result.grad_sources, again.grad_sources));
-  CHECK(testing::same_bits(result.grad_log_weight, again.grad_log_weight));
-  CHECK(testing::same_bits(result.scalars, again.scalars));
+  CHECK(same_bits(result, again));
   const Results<double> exact = problem.literal();
   // A cosine errs by some units of the last place, a logit by kappa times as much, and |Y| may be small.
   const double unit = testing::tolerance<T>() * (1 + 0.1 * c.kappa);
@@ -62,6 +68,53 @@ void check(const Case& c) {
   compare(result.grad_log_weight, exact.grad_log_weight, 4 * unit * (1 + testing::largest(exact.grad_log_weight)));
   const double rows = double(problem.point_offsets.back()) + 1;
   compare(result.scalars, exact.scalars, 4 * unit * rows);
+}
+
+// Products of bfloat16 copies: as exact as those, and the same for any number of threads.
+void check_half(const Case& c) {
+  const Problem<float> problem(c);
+  testing::ThreadPool serial(1), threads(3, true);
+  const Results<float> result = run(problem, serial, true);
+  CHECK(same_bits(result, run(problem, threads, true)));
+  CHECK(!same_bits(result, run(problem, serial)));
+  const Results<double> exact = problem.literal();
+  const double unit = 1.0 / 256;  // of bfloat16
+  compare(result.moved, exact.moved, 4 * unit);
+  compare(result.mean, exact.mean, 4 * unit);
+  compare(result.log_density, exact.log_density, unit * (1 + 0.3 * c.kappa));
+  compare(result.grad_points, exact.grad_points, 8 * unit * (1 + testing::largest(exact.grad_points)));
+  compare(result.grad_log_weight, exact.grad_log_weight, 8 * unit * (1 + testing::largest(exact.grad_log_weight)));
+  compare(result.scalars, exact.scalars, unit * (1 + double(problem.point_offsets.back())));
+}
+
+// Where the CPU, kappa or the kernels do not allow it, the same request gives the bits of float.
+void check_half_refused(const Case& c) {
+  const Problem<float> problem(c);
+  testing::ThreadPool serial(1);
+  CHECK(same_bits(run(problem, serial, true), run(problem, serial)));
+}
+
+void check_half_products() {
+  const std::vector<int64_t> ragged{0, 1, 49, 0, 130};
+  for (const std::string& variant : rpe::simd_variants()) {
+    CHECK(rpe::simd_select(variant));
+    testing::context() = variant + ", half";
+    if (!rpe::simd_half_products()) {
+      check_half_refused({ragged, {}, 17, 5.0, 0.7, true});
+      continue;
+    }
+    for (int64_t dim : {3, 8, 17, 64, 100, 256}) check_half({ragged, {}, dim, 5.0, 1.0, false});
+    for (int64_t dim : {3, 16, 48}) {
+      for (double kappa : {1.0, 20.0}) {
+        for (bool masses : {false, true}) check_half({{300, 47, 0, 241}, {}, dim, kappa, 0.7, masses});
+      }
+      check_half({{300, 47, 0, 241}, {}, dim, 120.0, 0.7, false});
+    }
+    check_half({{310, 5, 0, 400}, {}, 17, 100.0, 0.9, false, 6, 1e-7});
+    check_half_refused({ragged, {}, 17, 129.0, 0.7, false});
+    check_half_refused({{60}, {130}, 17, 5.0, 0.7, true});
+  }
+  CHECK(rpe::simd_select("auto"));
 }
 
 template <class T>
@@ -121,5 +174,6 @@ int main() {
     check_all<float>();
     check_all<double>();
   });
+  check_half_products();
   return testing::finish();
 }

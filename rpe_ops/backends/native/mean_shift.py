@@ -23,7 +23,7 @@ def forward(
     """Moved points, means and log densities relative to kappa."""
     loader.load()
     moved, mean, log_density = torch.ops.rpe_ops_native.mean_shift_forward(
-        points, sources, log_weight, kappa, eta, point_offsets, source_offsets, tol
+        points, sources, log_weight, kappa, eta, point_offsets, source_offsets, half, tol
     )
     return moved, mean, log_density
 
@@ -47,7 +47,9 @@ def backward(
     loader.load()
     rows = (grad_moved, points, sources)
     rest = (kappa, eta, point_offsets, source_offsets, mean, log_density)
-    gradients = torch.ops.rpe_ops_native.mean_shift_backward(*rows, log_weight, *rest, with_grad_weight, tol)
+    gradients = torch.ops.rpe_ops_native.mean_shift_backward(
+        *rows, log_weight, *rest, with_grad_weight, half, tol
+    )
     grad_points, grad_sources, grad_weight, grad_kappa, grad_eta = gradients
     if with_grad_weight and log_weight is not None:
         grad_weight = weight_gradient(grad_weight, *rows, log_weight, *rest)

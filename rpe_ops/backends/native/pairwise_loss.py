@@ -20,6 +20,6 @@ def forward(
     """Loss per image, and the gradient of its rows (empty where it is not asked for)."""
     loader.load()
     loss, gradient = torch.ops.rpe_ops_native.pairwise_loss_forward(
-        points, instance, weight, offsets, margin, with_gradient
+        points, instance, weight, offsets, margin, with_gradient, half
     )
     return loss, gradient

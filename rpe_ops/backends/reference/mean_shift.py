@@ -55,8 +55,8 @@ def forward(
         log_weight: `[T]` b_j, -inf for no mass; None: all 0.
         kappa, eta: 0-d, in the points' dtype.
         point_offsets, source_offsets: `[B+1]` rows of each image.
-        half: whether products may be of float16 copies of the rows, summed in float32; a backend without use for that
-            computes in the rows' dtype.
+        half: whether products may be of copies in the backend's half type, summed in float32; a backend without
+            use for that computes in the rows' dtype.
     """
     mean = torch.empty_like(points)
     log_density = points.new_empty(points.shape[0])
