@@ -88,7 +88,7 @@ def pictures(
     for place in chosen:
         index = order[place]
         sample = dataset[index]
-        prediction = predictor.predict(sample.image)
+        prediction = predictor.predict(sample.image, keep_embedding=False)
         standing = {0: "the worst: ", last: "the best: "}.get(place, "") if last else ""
         images.append(
             ReportImage(

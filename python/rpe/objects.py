@@ -6,7 +6,7 @@ was decoded at once or tile by tile. Where objects lie is the business of `decod
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ def object_sums(
     """
     count = int(objects.max(initial=0)) + 1
 
-    def over(place: NDArray[np.integer], maps: Tensor) -> list[NDArray[np.floating]]:
+    def over(place: NDArray[np.integer], maps: Tensor) -> list[NDArray[Any]]:
         """Number of pixels or cells of each object, and sums of the maps over them."""
         channels = maps.cpu().numpy().reshape(len(maps), -1)
         return [np.bincount(place, weights, count) for weights in (None, *channels)]
