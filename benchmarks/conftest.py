@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import growth
 import pytest
 import torch
 
@@ -18,6 +19,7 @@ from interchange import AsBenchmarks, hand_over
 
 ROWS = pytest.StashKey[list[Row]]()
 FACTS = pytest.StashKey[dict]()
+FULL_RESOLUTION = "test_full_resolution.py"
 
 
 def pytest_addoption(parser):
@@ -36,7 +38,13 @@ def pytest_addoption(parser):
         "--bench-scaling",
         action="store_true",
         help=f"instead of the usual cases, the two operators at N from {SCALING_SIZES[0]:,} doubling to "
-        f"{SCALING_SIZES[-1]:,} (or --bench-points) and D = 16, for benchmarks/plot.py; some 15 minutes on two cores",
+        f"{SCALING_SIZES[-1]:,} (or --bench-points) and D = 16, and clusters within a tolerance, for "
+        "benchmarks/plot.py; some 20 minutes on two cores",
+    )
+    group.addoption(
+        "--bench-full-resolution",
+        action="store_true",
+        help="instead of the usual cases, every pixel of a 512 x 512 image within a tolerance; an hour on two cores",
     )
     group.addoption(
         "--bench-compiled",
@@ -83,11 +91,12 @@ def pytest_generate_tests(metafunc):
     own_sizes = getattr(metafunc.module, "SIZES", None)
     usual_sizes, usual_dims = (own_sizes or SIZES)[device.type], DIMS[device.type]
     if config.getoption("--bench-scaling", False):
-        if own_sizes:
+        scaling_sizes = getattr(metafunc.module, "SCALING_SIZES", None)
+        if own_sizes and not scaling_sizes:
             reason = "has sizes of its own: not part of --bench-scaling"
             metafunc.parametrize("case_shape", [pytest.param(None, marks=pytest.mark.skip(reason=reason))])
             return
-        usual_sizes, usual_dims = SCALING_SIZES, SCALING_DIMS
+        usual_sizes, usual_dims = scaling_sizes or SCALING_SIZES, SCALING_DIMS
     sizes = config.getoption("--bench-points", None) or usual_sizes
     dims = config.getoption("--bench-dims", None) or usual_dims
     named = config.getoption("--bench-dtypes", None)
@@ -104,8 +113,17 @@ def pytest_collection_modifyitems(config, items):
     if not config.getoption("--benchmark", False):
         for item in ours:
             item.add_marker(pytest.mark.skip(reason="a benchmark: run `pytest benchmarks --benchmark`"))
+    full_resolution = config.getoption("--bench-full-resolution", False)
+    for item in ours:
+        if (item.path.name == FULL_RESOLUTION) != full_resolution:
+            item.add_marker(pytest.mark.skip(reason="part of --bench-full-resolution, which is alone"))
     with AsBenchmarks(ours):
         return (yield)
+
+
+@pytest.fixture
+def device(request) -> torch.device:
+    return bench_device(request.config)
 
 
 @pytest.fixture
@@ -143,7 +161,7 @@ def pytest_terminal_summary(terminalreporter, config):
     where = facts.get("gpu") or f"{facts['cpu']}, {facts['threads']} threads"
     terminalreporter.ensure_newline()
     report.print_table(rows, f"{where}, torch {facts['torch']}, commit {facts['commit']}")
-    for line in report.absences(rows):
+    for line in (*report.absences(rows), *growth.sentences([row.record() for row in rows])):
         terminalreporter.write_line(line)
     folder = config.getoption("--bench-output")
     if folder is not None:

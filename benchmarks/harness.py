@@ -28,6 +28,8 @@ MAX_ROUNDS = 15
 BUDGET_SECONDS = 4.0
 # A first call slower than this is not repeated for its peak memory: what a first call allocates once is small then.
 SLOW_SECONDS = 2.0
+# A first call slower than this is its only round: nothing that comes before it is as long.
+ONCE_SECONDS = 20.0
 
 Result = tuple[Tensor, ...]
 
@@ -100,7 +102,7 @@ class Row:
 def measure(case: Case, providers: Sequence[Provider], expected: Result) -> list[Row]:
     """One row per provider, in the order given. `expected` holds the float64 results the providers must reproduce."""
     rows = [_checked_row(case, provider, expected) for provider in providers]
-    timings: dict[str, list[float]] = {row.provider: [] for row in rows if row.status == "ok"}
+    timings = {row.provider: list(row.seconds) for row in rows if row.status == "ok"}
     runs = {provider.name: provider.run for provider in providers if provider.name in timings}
     gc.collect()
     gc.disable()
@@ -141,6 +143,8 @@ def _checked_row(case: Case, provider: Provider, expected: Result) -> Row:
         result, peak, seconds = _observed(provider.run, case.device)
         if seconds < SLOW_SECONDS:
             result, peak, _ = _observed(provider.run, case.device)
+        elif seconds > ONCE_SECONDS:
+            row.seconds = (seconds,)
     except torch.OutOfMemoryError as error:
         row.status, row.reason = "out of memory", str(error).splitlines()[0]
         return row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -26,6 +27,9 @@ SCALING_DIMS = (16,)
 DTYPES = {"cpu": (torch.float32,), "cuda": (torch.float16, torch.float32)}
 # Above this, float64 results come from the blocked backend (itself held against `reference` below it).
 MAX_REFERENCE_POINTS = 4_096
+# Objects of the scene, and what its recurrences may leave out (`tol`).
+NUM_OBJECTS = 40
+TOLERANCE = 1e-3
 
 
 def embedding_and_label(case: Case) -> tuple[Tensor, Tensor]:
@@ -36,6 +40,23 @@ def embedding_and_label(case: Case) -> tuple[Tensor, Tensor]:
     noise = torch.randn(case.num_points, case.dim, generator=generator) * (SPREAD / case.dim**0.5)
     embedding = directions[label] + noise
     return embedding.to(case.device, case.dtype), label.to(case.device)
+
+
+def scene(case: Case) -> Tensor:
+    """Embedding `[N, D]` of a square image of round objects on a background, row by row, as trained ones look: rows lie
+    near the direction of their object, those at borders between two. Seeded."""
+    generator = torch.Generator().manual_seed(case.dim)
+    side = math.isqrt(case.num_points)
+    label = torch.zeros(side, side, dtype=torch.int64)
+    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    for index in range(1, NUM_OBJECTS + 1):
+        center_y, center_x, size = torch.rand(3, generator=generator).tolist()
+        radius = side * (0.05 + 0.06 * size)
+        label[(y - side * center_y) ** 2 + (x - side * center_x) ** 2 < radius**2] = index
+    directions = F.normalize(torch.randn(NUM_OBJECTS + 1, case.dim, generator=generator), dim=1)
+    rows = F.avg_pool2d(directions[label].permute(2, 0, 1), 3, stride=1, padding=1).flatten(1).T
+    noise = torch.randn(rows.shape, generator=generator) * (0.2 / case.dim**0.5)
+    return F.normalize(rows + noise, dim=1).to(case.device, case.dtype).contiguous()
 
 
 def exact_backend(case: Case) -> str:

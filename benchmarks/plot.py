@@ -19,6 +19,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from growth import exponent
+
 RESULTS = Path(__file__).resolve().parent / "results"
 # Floating-point operations in units of N^2 D, pairs i, j and j, i sharing their cosine. Forward: the cosines (1), each
 # kernel value times a row (2). Backward: the cosines (1), each row times each gradient (2), the two sums that make a
@@ -68,14 +70,17 @@ def figures(rows: Sequence[Row]) -> Iterator[tuple[tuple[str, int, str], list[Ro
 
 
 def measured(rows: Sequence[Row], value: str) -> Series:
-    """Points (N, value) by "provider, mode"; where a size was out of memory the label says from where on."""
+    """Points (N, value) by "provider, mode"; the label has the exponent of a time that was measured at enough sizes,
+    and where a size was out of memory it says from where on."""
     lines: Series = {}
     for provider, mode in dict.fromkeys((row["provider"], row["mode"]) for row in rows):
         line = [row for row in rows if (row["provider"], row["mode"]) == (provider, mode)]
         # A log axis has no place for a peak too small to be seen.
         points = [(row["num_points"], row[value]) for row in line if row["status"] == "ok" and row[value]]
         short = [row["num_points"] for row in line if row["status"] == "out of memory"]
-        note = f" (out of memory at {min(short):,})" if short else ""
+        grows = exponent(points) if value == "median_ms" else None
+        note = f" (N^{grows:.2f})" if grows is not None else ""
+        note += f" (out of memory at {min(short):,})" if short else ""
         if points:
             lines[f"{provider}, {mode}{note}"] = sorted(points)
     return lines
@@ -115,9 +120,11 @@ def draw(environment: Row, key: tuple[str, int, str], rows: Sequence[Row], path:
         axes, ("median_ms", "peak_mib"), ("median, ms", "peak above the inputs, MiB"), strict=True
     ):
         for label, points in measured(rows, value).items():
-            provider, mode = label.split(" (out of")[0].rsplit(", ", 1)
+            provider, mode = label.split(" (")[0].rsplit(", ", 1)
             style, colour = STYLES.get(mode, ("-", ":"))[0], f"C{providers.index(provider)}"
-            (entries[label],) = axis.plot(*zip(*points, strict=True), style, marker="o", color=colour)
+            (line,) = axis.plot(*zip(*points, strict=True), style, marker="o", color=colour)
+            if value == "median_ms":
+                entries[label] = line
         for label, points in floors(environment, key, rows, value).items():
             style = STYLES.get(label.split(", ")[1].split(":")[0], ("-", ":"))[1]
             colour = "black" if value == "median_ms" else "grey"

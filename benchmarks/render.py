@@ -4,7 +4,8 @@
     python benchmarks/render.py --check    exit 1 where README.md differs from the files (CI)
 
 One table per file of benchmarks/results, newest first, and below it the pictures that benchmarks/plot.py drew from that
-file; a file with no row that ran gives no table. Needs only the standard library.
+file; a file with no row that ran gives no table. Where N grows, a line for each operation says how time does. Needs
+only the standard library.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+
+from growth import sentences
 
 FOLDER = Path(__file__).resolve().parent
 README = FOLDER.parent / "README.md"
@@ -55,7 +58,8 @@ def table(result: dict) -> str:
     for (operation, mode, num_points, dim, dtype), by_provider in cases.items():
         cells = " | ".join(cell(by_provider.get(provider)) for provider in providers)
         lines.append(f"| `{operation}` | {mode} | {num_points:,} | {dim} | {dtype} | {cells} |")
-    return "\n".join(lines)
+    lines += ["", *(f"- {sentence}" for sentence in sentences(rows))]
+    return "\n".join(lines).rstrip()
 
 
 def pictures(name: str, results: Path) -> list[str]:

@@ -1,7 +1,7 @@
 """Deep recurrences on clusters, as trained embeddings have them: every pair, and within a tolerance of 1e-3 (`tol`).
 
-The scene is an image of round objects on a background: rows lie near the direction of their object, those at borders
-between two. Cost against N: `--bench-points 16384 65536 262144` (the last takes minutes).
+`--bench-scaling` takes it to 65,536 points, whose exponents of cost against N are printed; a whole 512 x 512 image is
+in test_full_resolution.py.
 """
 
 from __future__ import annotations
@@ -11,33 +11,16 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 import rpe_ops
 from harness import Case, Provider, Result
-from inputs import with_gradient, without_gradient
+from inputs import TOLERANCE, scene, with_gradient, without_gradient
 
-NUM_OBJECTS = 40
-TOLERANCE = 1e-3
 NUM_STEPS = {"forward": 10, "forward+backward": 5}
 # conftest.py takes these instead of the usual sizes: squares of these many pixels.
 SIZES = {"cpu": (16_384,), "cuda": (65_536, 262_144)}
-
-
-def scene(case: Case) -> Tensor:
-    """Embedding `[N, D]` of a square image, row by row; seeded."""
-    generator = torch.Generator().manual_seed(case.dim)
-    side = math.isqrt(case.num_points)
-    label = torch.zeros(side, side, dtype=torch.int64)
-    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    for index in range(1, NUM_OBJECTS + 1):
-        center_y, center_x, size = torch.rand(3, generator=generator).tolist()
-        radius = side * (0.05 + 0.06 * size)
-        label[(y - side * center_y) ** 2 + (x - side * center_x) ** 2 < radius**2] = index
-    directions = F.normalize(torch.randn(NUM_OBJECTS + 1, case.dim, generator=generator), dim=1)
-    rows = F.avg_pool2d(directions[label].permute(2, 0, 1), 3, stride=1, padding=1).flatten(1).T
-    noise = torch.randn(rows.shape, generator=generator) * (0.2 / case.dim**0.5)
-    return F.normalize(rows + noise, dim=1).to(case.device, case.dtype).contiguous()
+# The same for `--bench-scaling`.
+SCALING_SIZES = (4_096, 16_384, 65_536)
 
 
 @pytest.mark.parametrize("mode", NUM_STEPS)

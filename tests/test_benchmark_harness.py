@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 
+import growth
 import peers
 import pytest
 import render
@@ -145,7 +146,7 @@ def test_lines_of_a_plot(scaling_result):
     key = ("mean_shift", 16, "float32")
     lines = plot.measured(rows, "median_ms")
     assert lines["naive PyTorch, forward (out of memory at 4,096)"] == [(1024, 10.24), (2048, 20.48)]
-    assert len(lines["rpe_ops cpu, forward"]) == 3
+    assert len(lines["rpe_ops cpu, forward (N^1.00)"]) == 3
     ((size, floor), *_) = next(iter(plot.floors(environment, key, rows, "median_ms").values()))
     assert (size, floor) == (1024, pytest.approx(3 * 1024**2 * 16 / 50e9 * 1e3))
     ((size, floor), *_) = next(iter(plot.floors(environment, key, rows, "peak_mib").values()))
@@ -153,6 +154,19 @@ def test_lines_of_a_plot(scaling_result):
     # Files from before the rate was measured, and sizes that do not make a line.
     assert not plot.floors({}, key, rows, "median_ms")
     assert not list(plot.figures(rows[:2]))
+
+
+def test_the_exponent_of_growth(scaling_result, tmp_path):
+    points = [(size, 3.0 * size**1.5) for size in (4096, 1024, 16384)]
+    assert growth.exponent(points) == pytest.approx(1.5)
+    # The line goes through the largest sizes; two are not enough, nor is one measured twice.
+    assert growth.exponent([*points, (16, 1e9)]) == pytest.approx(1.5)
+    assert growth.exponent(points[:2]) is None
+    assert growth.exponent([*points[:2], points[0]]) is None
+    (line,) = growth.sentences(scaling_result["rows"])
+    assert line.endswith("rpe_ops cpu N^1.00") and "naive" not in line
+    (tmp_path / "run.json").write_text(json.dumps(scaling_result), encoding="utf-8")
+    assert f"- {line}" in render.section(tmp_path)
 
 
 def test_options_of_pytest_benchmark_work_beside_ours(repository, tmp_path):
