@@ -154,7 +154,7 @@ def test_the_largest_object_is_left_out_of_every_label_map(monkeypatch: pytest.M
     assert len(missing) == 1 and missing.sum() == every.masks().sum((1, 2)).max()
 
 
-WIDTH, LOW, HIGH = 256, 256, 1536
+WIDTH, LOW, HIGH = 256, 512, 2048
 PEAKS = """
 import json, sys
 import numpy as np, torch
@@ -202,7 +202,7 @@ SPARE_BYTES = 10
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 def test_memory_does_not_grow_with_the_image_but_for_image_and_result() -> None:
-    """256 columns, and 256 against 1,536 rows: what each more pixel costs at the peak. The embedding of the whole image
+    """256 columns, and 512 against 2,048 rows: what each more pixel costs at the peak. The embedding of the whole image
     would be 32 bytes more, its classes 8 at the network's stride and 64 when they are enlarged."""
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
