@@ -6,6 +6,7 @@ Heavy modules are imported inside the commands, so that `rpe --help` is quick.
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -169,18 +170,25 @@ app.command(experiment)
 
 
 @experiment.default
-def list_experiments(*, list: bool = True) -> None:
+def list_experiments(
+    *name: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)], list: bool = True
+) -> None:
     """Name the experiments and what they ask.
 
     Parameters
     ----------
+    name: one that is no experiment: those that are would not come here.
     list: what happens without a name too.
     """
+    if name:
+        near = difflib.get_close_matches(name[0], EXPERIMENTS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"rpe experiment: {name[0]!r} is not one of {', '.join(EXPERIMENTS)}{hint}")
     from .experiments.record import question
 
     table = Table(box=None, show_header=False)
-    for name, options in EXPERIMENTS.items():
-        table.add_row(name, question(options))
+    for known, options in EXPERIMENTS.items():
+        table.add_row(known, question(options))
     _console().print(table)
 
 

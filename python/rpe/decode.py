@@ -1,6 +1,6 @@
-"""From embeddings to label maps: background, recurrent grouping, hard clusters, planar components, sizes and
-scores.
- Clusters come from `rpe_ops.connected_components` over converged points. Everything here is one image at
+"""From embeddings to label maps: background, recurrent grouping, hard clusters, planar components and sizes.
+
+Clusters come from `rpe_ops.connected_components` over converged points. Everything here is one image at
 inference time and without gradients; what the objects mean is not its business.
 """
 
@@ -20,8 +20,10 @@ import rpe_ops
 
 from .config import DecodeConfig
 from .grouping import RecurrentGrouping
-from .model import has_core
+from .model import has_core, stride_of
+from .objects import object_means, object_scores, object_sums
 from .stitching import stitch
+from .tiling import whole
 from .windows import Packed, pack
 
 _REPAIR_DISTANCE = 3
@@ -39,7 +41,9 @@ class Segmentation:
     labels: NDArray[np.int32]
     """`[H, W]`, 0 = background, objects 1..K without gaps."""
     scores: NDArray[np.float32]
-    """`[K]` in 0..1, see `object_scores`."""
+    """`[K]` in 0..1: mean foreground probability times mean similarity of the embeddings to their mean."""
+    probability: Tensor
+    """`[H, W]` of belonging to an object."""
 
 
 @torch.no_grad()
@@ -62,7 +66,7 @@ def decode(
     Returns:
         Label map and one score per object.
     """
-    stride = -(-size[0] // embedding.shape[1])
+    stride = stride_of(embedding, size)
     probability, mask = _grouped_pixels(foreground, size, config, embedding.device)
     cells = _covering(mask, stride)  # [h, w]
     clusters = _cluster(embedding, cells, grouping, config)  # [h, w], 0 = none
@@ -72,9 +76,10 @@ def decode(
         pixels = np.where(pixels == np.bincount(pixels[pixels > 0]).argmax(), 0, pixels)
     if not mask.equal(probability > config.foreground_threshold):
         pixels = grow(pixels, probability.cpu().numpy(), config)
-    pixels = clean(pixels, config)
-    scores = object_scores(pixels, embedding, probability, stride)
-    return Segmentation(pixels.astype(np.int32), scores)
+    objects = clean(pixels, config).astype(np.int32)
+    sums = object_sums(objects, embedding, probability[None], stride, whole(*size))
+    confidence, centre = object_means(sums, 1)
+    return Segmentation(objects, object_scores(confidence[:, 0], centre), probability)
 
 
 @torch.no_grad()
@@ -90,7 +95,7 @@ def trajectory(
 
     Arguments as for `decode`; windows are those of one grid.
     """
-    stride = -(-size[0] // embedding.shape[1])
+    stride = stride_of(embedding, size)
     _, mask = _grouped_pixels(foreground, size, config, embedding.device)
     cells = _covering(mask, stride)
     packed = pack(cells[None], config.window)
@@ -110,7 +115,7 @@ def foreground_probability(foreground: Tensor | None, size: tuple[int, int], con
         raise ValueError(
             "decode.background is 'head' but the model has no foreground head; use 'largest' or 'none'"
         )
-    return _enlarged_probability(foreground[:1], size)
+    return enlarged(foreground[:1], size)[0].sigmoid()
 
 
 def _grouped_pixels(
@@ -120,39 +125,17 @@ def _grouped_pixels(
     probability = core = foreground_probability(foreground, size, config).to(device)
     threshold = config.core_threshold
     if config.background == "head" and foreground is not None and has_core(foreground):
-        core = _enlarged_probability(foreground[1:], size).to(device)
+        core = enlarged(foreground[1:], size)[0].sigmoid().to(device)
         threshold = _CORE_THRESHOLD if threshold is None else threshold
     return probability, (probability > config.foreground_threshold) & (core > (threshold or 0.0))
 
 
-def _enlarged_probability(logit: Tensor, size: tuple[int, int]) -> Tensor:
-    """`[1, h, w]` logits to probabilities `[H, W]`."""
+def enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """`[C, h, w]` at the network's stride to `[C, H, W]`, bilinearly."""
     # By the stride, not to the size: where the stride does not divide the size, the last cell reaches beyond the image.
-    stride = -(-size[0] // logit.shape[1])
-    logit = F.interpolate(logit[None], scale_factor=float(stride), mode="bilinear", align_corners=False)
-    return logit[0, 0, : size[0], : size[1]].sigmoid()
-
-
-def object_scores(
-    objects: NDArray[np.integer], embedding: Tensor, probability: Tensor, stride: int
-) -> NDArray[np.float32]:
-    """Score of each object 1..K: mean foreground probability times mean similarity of its embeddings to their
-    mean.
-
-    The similarity s = (1 + cos) / 2 is taken before grouping, so an object whose pixels agree without help
-    scores high.
-    """
-    count = int(objects.max(initial=0))
-    if count == 0:
-        return np.zeros(0, dtype=np.float32)
-    index = torch.from_numpy(np.ascontiguousarray(objects, dtype=np.int64))
-    confidence = mean_by_label(probability.cpu().reshape(-1, 1), index.reshape(-1), count)[:, 0]
-    cells = index[::stride, ::stride].reshape(-1)
-    points = embedding.cpu().flatten(1).T  # [h * w, D]
-    centre = F.normalize(mean_by_label(points, cells, count), dim=1)
-    cosine = (points * centre[(cells - 1).clamp(min=0)]).sum(1, keepdim=True)
-    similarity = (1 + mean_by_label(cosine, cells, count)[:, 0]) / 2
-    return (confidence * similarity).clamp(0, 1).numpy().astype(np.float32)
+    stride = float(stride_of(maps, size))
+    larger = F.interpolate(maps[None], scale_factor=stride, mode="bilinear", align_corners=False)
+    return larger[0, :, : size[0], : size[1]]
 
 
 def _cluster(embedding: Tensor, cells: Tensor, grouping: RecurrentGrouping, config: DecodeConfig) -> Tensor:
@@ -214,10 +197,3 @@ def clean(pixels: NDArray[np.integer], config: DecodeConfig) -> NDArray[np.integ
     _, dense = np.unique(objects, return_inverse=True)
     dense = dense.reshape(objects.shape)
     return np.asarray(dense if (objects == 0).any() else dense + 1)
-
-
-def mean_by_label(values: Tensor, index: Tensor, count: int) -> Tensor:
-    """Mean of `[n, C]` rows over each index 1..count, zeros where there is none."""
-    total = torch.zeros(count + 1, values.shape[1], dtype=values.dtype).index_add_(0, index, values)
-    number = torch.bincount(index, minlength=count + 1).clamp(min=1)
-    return (total / number[:, None].to(values.dtype))[1:]

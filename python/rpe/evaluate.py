@@ -1,7 +1,7 @@
 """Evaluating a predictor on a data set: one table, one JSON, one HTML report.
- Metrics are those of the predictor's task (`rpe.tasks`), pictures and the report `rpe.report`; this file runs the
- predictor over the images
-and lays out the numbers.
+
+Metrics are those of the predictor's task (`rpe.tasks`), pictures and the report `rpe.report`; this file runs the
+predictor over the images and lays out the numbers.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def evaluate(
         indices, "evaluating", console=console, disable=console is None or not console.is_terminal
     ):
         sample = dataset[index]
-        evaluator.add(index, sample, predictor.predict(sample.image, num_steps=num_steps))
+        prediction = predictor.predict(sample.image, num_steps=num_steps, keep_embedding=False)
+        evaluator.add(index, sample, prediction)
     result = {"task": task.name, **evaluator.result()}
     if "by_size" in result:
         result["by_shape"] = _by_shape(result["images"])
@@ -87,7 +88,7 @@ def pictures(
     for place in chosen:
         index = order[place]
         sample = dataset[index]
-        prediction = predictor.predict(sample.image)
+        prediction = predictor.predict(sample.image, keep_embedding=False)
         standing = {0: "the worst: ", last: "the best: "}.get(place, "") if last else ""
         images.append(
             ReportImage(

@@ -19,6 +19,7 @@ from scipy.ndimage import find_objects
 from torch import Tensor
 
 from .errors import UserError
+from .metrics.coco import encode_part
 from .prediction import Prediction
 from .report import embedding_to_rgb, overlay
 
@@ -97,18 +98,7 @@ def _codes(prediction: Prediction) -> Iterator[tuple[int, dict[str, Any]]]:
     if prediction.proposals is not None:
         yield from enumerate(prediction.proposals, start=1)
         return
-    height, width = prediction.labels.shape
     for index, box in enumerate(find_objects(prediction.labels), start=1):
         if box is not None:
-            counts = _run_lengths(prediction.labels[box] == index, box[0].start, box[1].start, height, width)
-            yield index, coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-
-
-def _run_lengths(mask: NDArray[np.bool_], top: int, left: int, height: int, width: int) -> list[int]:
-    """Lengths of the runs of 0 and 1 in turns, column by column over the whole image, of a mask within it."""
-    column, row = np.nonzero(mask.T)
-    place = (column + left) * height + row + top
-    begins = np.flatnonzero(np.diff(place, prepend=-2) > 1)
-    starts, ends = place[begins], place[np.append(begins[1:], len(place)) - 1] + 1
-    edges = np.stack([starts, ends], axis=1).reshape(-1)
-    return [int(length) for length in np.diff(edges, prepend=0, append=height * width)]
+            first = (box[0].start, box[1].start)
+            yield index, encode_part(prediction.labels[box] == index, first, prediction.labels.shape)

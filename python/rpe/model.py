@@ -39,6 +39,19 @@ def has_core(foreground: Tensor) -> bool:
     return foreground.shape[-3] == 2
 
 
+def stride_of(maps: Tensor, size: tuple[int, int]) -> int:
+    """Pixels per cell of maps `[..., h, w]` of an image of `size` (H, W), from both sides: a short one alone may fit
+    several strides."""
+    height, width = maps.shape[-2:]
+    for stride in range(1, max(size) + 1):
+        if (-(-size[0] // stride), -(-size[1] // stride)) == (height, width):
+            return stride
+    raise ValueError(
+        f"maps {list(maps.shape)} do not cover {size[0]} x {size[1]} pixels at any stride; "
+        "the backbone must return ceil(H / stride) x ceil(W / stride) cells"
+    )
+
+
 class RPE(nn.Module):
     """Pixel embeddings on the unit sphere from any backbone.
 

@@ -18,7 +18,7 @@ from .config import ObjectiveConfig
 from .data.sample import IGNORE
 from .grouping import RecurrentGrouping
 from .losses import boundary_loss, core_loss, foreground_loss, label_insides, semantic_loss
-from .model import Output, has_core
+from .model import Output, has_core, stride_of
 from .sampling import sample_balanced
 from .windows import Packed, pack, random_origin
 
@@ -108,7 +108,7 @@ class Objective(nn.Module):
     ) -> Tensor:
         """`[num_steps + 1]` pairwise loss of the embedding and after each step: the mean over images of the mean over
         their windows, summed over the embedding's depths."""
-        stride = _stride(output.embedding, label)
+        stride = stride_of(output.embedding, (label.shape[1], label.shape[2]))
         if output.foreground is not None and has_core(output.foreground):
             label = torch.where(label_insides(label) | (label <= 0), label, IGNORE)
         packed, packed_label = self.pack_points(label[:, ::stride, ::stride], generator)
@@ -148,15 +148,3 @@ class Objective(nn.Module):
             keep = sample_balanced(packed_label, packed.offsets, self.config.max_points, priority)
             packed, packed_label = packed.select(keep), packed_label[keep]
         return packed, packed_label
-
-
-def _stride(embedding: Tensor, label: Tensor) -> int:
-    """Pixels per cell, from the two sizes."""
-    height, width = embedding.shape[-2:]
-    for stride in range(1, label.shape[-1] + 1):
-        if -(-label.shape[-2] // stride) == height and -(-label.shape[-1] // stride) == width:
-            return stride
-    raise ValueError(
-        f"Objective: embedding {list(embedding.shape)} does not cover label {list(label.shape)} at any stride; "
-        "the backbone must return ceil(H / stride) x ceil(W / stride) cells"
-    )

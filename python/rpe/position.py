@@ -15,11 +15,27 @@ from torch import Tensor, nn
 
 Origin: TypeAlias = "Tensor | tuple[int, int]"
 
+_BITS = 31
+"""Turns are counted in units of 2^-31 and 2^-62 of one; products with places up to 2^31 pixels fit into 64 bits."""
+
 
 def _positive(name: str, periods: Sequence[float]) -> tuple[float, ...]:
     if any(period <= 0 for period in periods):
         raise ValueError(f"{name} must be above 0, got {tuple(periods)}")
     return tuple(float(period) for period in periods)
+
+
+def _turns(place: Tensor, rates: Sequence[float]) -> Tensor:
+    """`[B, K, n]` float32 turns at places `[B, n]`, up to whole ones, from K rates in turns per pixel.
+
+    In whole numbers, so that a place a million pixels away is as exact as the first, without the float64 that some
+    accelerators lack.
+    """
+    fixed, mask = [round(rate % 1 * 4**_BITS) for rate in rates], 2**_BITS - 1
+    coarse = torch.tensor([value >> _BITS for value in fixed], device=place.device)[:, None]
+    fine = torch.tensor([value & mask for value in fixed], device=place.device)[:, None]
+    place = place[:, None]
+    return ((place * coarse) & mask).float() * 0.5**_BITS + (place * fine).float() * 0.25**_BITS
 
 
 class PeriodicPosition(nn.Module):
@@ -56,11 +72,9 @@ class PeriodicPosition(nn.Module):
         return torch.cat([image, *(wave.to(image.dtype) for wave in waves)], dim=1)
 
     def _angle(self, start: Tensor, length: int) -> Tensor:
-        """`[B, P, length]` angles of the places from `start` `[B]` on; reduced before they are rounded, so that a
-        place a million pixels away is as exact as the first."""
+        """`[B, P, length]` angles of the places from `start` `[B]` on."""
         place = start[:, None] + torch.arange(length, device=start.device)
-        period = torch.tensor(self.periods, device=start.device)[:, None]
-        return 2 * math.pi * (place[:, None].to(period.dtype) % period / period)
+        return 2 * math.pi * _turns(place, [1 / period for period in self.periods])
 
 
 class PositionRotation(nn.Module):
@@ -104,8 +118,7 @@ class PositionRotation(nn.Module):
         return torch.cat([*turned, embedding[:, 2 * self.pairs :]], dim=1)
 
     def _phase(self, share: Sequence[float], start: Tensor, length: int) -> Tensor:
-        """`[B, K, length]` angles along one axis, reduced in float64 so that they are as exact far from the origin."""
-        place = (start[:, None] + self.stride * torch.arange(length, device=start.device)).double()
-        turns = [part / self.periods[pair % len(self.periods)] for pair, part in enumerate(share)]
-        rate = torch.tensor(turns, dtype=torch.float64, device=start.device)[:, None]
-        return (2 * math.pi * (place[:, None] * rate).frac()).float()
+        """`[B, K, length]` angles along one axis."""
+        place = start[:, None] + self.stride * torch.arange(length, device=start.device)
+        rates = [part / self.periods[pair % len(self.periods)] for pair, part in enumerate(share)]
+        return 2 * math.pi * _turns(place, rates)

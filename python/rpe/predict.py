@@ -1,8 +1,8 @@
 """A trained model as an object that segments images: `rpe.load(checkpoint).predict(image)`.
 
-It joins preprocessing, the network, `decode.py` and, where an image is large, `tiling.py`: network and grouping then
-see one tile after the other, and memory beyond the image and the result does not grow with the image. Writing result
-files is `export.py`.
+It joins preprocessing, the network and the task's decoding. Where an image is large, both see one tile after the other
+(`tiling.py`), and memory beyond the image and the result does not grow with the image. Writing result files is
+`export.py`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .images import Image, as_image
 from .model import RPE, Output
 from .prediction import Prediction
 from .preprocess import Stretch
-from .tiling import Tile, TileJoiner, tile_sizes, tiles
+from .tiling import Tile, cells, tile_sizes, tiles
 
 _TILE = 1024
 """Side in pixels of the tiles of a large image."""
@@ -83,10 +83,8 @@ class Predictor:
                 for place, index in enumerate(group):
                     one = (None if maps is None else maps[place : place + 1] for maps in outputs)
                     found[index] = self.decode(Output(*one), size, rules)  # type: ignore[arg-type]
-            elif self.task.joins:
-                found |= {index: self._join(tensors[index], parts, rules, keep_embedding) for index in group}
             else:
-                found |= {index: self.decode(self.embed(tensors[index]), size, rules) for index in group}
+                found |= {index: self._join(tensors[index], parts, rules, keep_embedding) for index in group}
         return [found[index] for index in range(len(tensors))]
 
     def decode(self, output: Output, size: tuple[int, int], rules: DecodeConfig) -> Prediction:
@@ -115,35 +113,33 @@ class Predictor:
 
     def embed(self, image: Tensor) -> Output:
         """Network output of one image `[3, H, W]`, preprocessed as in training; tiled where it is large."""
-        whole: Output | None = None
-        parts = self._parts(image.shape[1], image.shape[2])
-        stretch = Stretch.of(image, self.config.model)
+        parts, stretch = self._parts(image.shape[1], image.shape[2]), Stretch.of(image, self.config.model)
+        if len(parts) == 1:
+            return self._network([image], parts[0], stretch)
+        maps: list[Tensor | None] = [None] * len(Output._fields)
         for tile in parts:
             output = self._network([image], tile, stretch)
-            whole = output if len(parts) == 1 else self._fill(whole, output, tile, image)
-        assert whole is not None
-        return whole
+            maps = [
+                None if part is None else self._fill(whole, part, tile, image)
+                for whole, part in zip(maps, output, strict=True)
+            ]
+        return Output(*maps)  # type: ignore[arg-type]
 
     def _join(
         self, image: Tensor, parts: list[Tile], rules: DecodeConfig, keep_embedding: bool
     ) -> Prediction:
-        """Tile by tile through network and decoding, and one label map of all."""
-        stretch, joiner = Stretch.of(image, self.config.model), TileJoiner(image.shape[1], image.shape[2])
-        # The largest cluster is known when all tiles are joined.
-        largest = rules.background == "largest"
-        of_tile = replace(rules, background="none") if largest else rules
-        whole: Output | None = None
+        """Tile by tile through network and task."""
+        stretch = Stretch.of(image, self.config.model)
+        mosaic = self.task.mosaic((image.shape[1], image.shape[2]), self.model.grouping, rules)
+        embedding: Tensor | None = None
         for tile in parts:
             output = self._network([image], tile, stretch)
-            size = (tile.rows.last - tile.rows.first, tile.columns.last - tile.columns.first)
-            part = self.decode(output, size, of_tile)
-            joiner.add(tile, part.labels, part.scores)
+            mosaic.add(tile, output)
             if keep_embedding:
-                whole = self._fill(whole, output, tile, image)
-        labels, scores = joiner.finish(rules.min_size, largest)
-        if whole is None:
-            return Prediction(labels, scores, np.zeros((self.model.dim, 0, 0), dtype=np.float32))
-        return Prediction(labels, scores, whole.embedding[0].cpu().numpy())
+                embedding = self._fill(embedding, output.embedding, tile, image)
+        if embedding is None:
+            return mosaic.finish(np.zeros((self.model.dim, 0, 0), dtype=np.float32))
+        return mosaic.finish(embedding[0].cpu().numpy())
 
     def _parts(self, height: int, width: int) -> list[Tile]:
         """The tiles of an image; a single one where it is small."""
@@ -163,20 +159,15 @@ class Predictor:
         output: Output = self.model(torch.stack(views), (rows.start, columns.start))
         return output
 
-    def _fill(self, whole: Output | None, part: Output, tile: Tile, image: Tensor) -> Output:
-        """Put the core of a tile's maps into those of the image."""
+    def _fill(self, whole: Tensor | None, part: Tensor, tile: Tile, image: Tensor) -> Tensor:
+        """Put the core of a tile's map `[1, C, h, w]` into that of the image."""
         stride = self.model.output_stride
-        rows, columns = tile.core
         if whole is None:
             size = (-(-image.shape[1] // stride), -(-image.shape[2] // stride))
-            maps = (None if field is None else field.new_empty(1, field.shape[1], *size) for field in part)
-            whole = Output(*maps)  # type: ignore[arg-type]
-        inner_rows, inner_columns = (_cells(place, stride) for place in tile.inner(rows, columns))
-        for field, values in zip(whole, part, strict=True):
-            if field is not None and values is not None:
-                field[..., _cells(rows, stride), _cells(columns, stride)] = values[
-                    ..., inner_rows, inner_columns
-                ]
+            whole = part.new_empty(1, part.shape[1], *size)
+        rows, columns = (cells(place, stride) for place in tile.core)
+        inner_rows, inner_columns = (cells(place, stride) for place in tile.core_in_view)
+        whole[..., rows, columns] = part[..., inner_rows, inner_columns]
         return whole
 
 
@@ -209,8 +200,3 @@ def load(checkpoint: str | Path, *, device: str = "auto", backbone: nn.Module | 
         ) from error
     load_weights(model, content["model"], str(checkpoint))
     return Predictor(model, config, device)
-
-
-def _cells(pixels: slice, stride: int) -> slice:
-    """Cells of pixels that begin at a multiple of the stride."""
-    return slice(pixels.start // stride, -(-pixels.stop // stride))

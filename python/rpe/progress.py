@@ -51,6 +51,11 @@ class TrainingProgress:
     ) -> None:
         self._bar.stop()
 
+    def begin(self, circumstances: str) -> None:
+        """Say where and how the run trains."""
+        if self.show:
+            self.console.print(circumstances, highlight=False, soft_wrap=True)
+
     def advance(self) -> None:
         """One more step is done."""
         self.done += 1

@@ -9,6 +9,7 @@ among processes and accumulated batches. Evaluation when training ends is `evalu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,23 +85,53 @@ def train(
         Path of the final weights.
 
     Raises:
-        UserError: the output folder already holds a run and `resume` is off, or the run there had other
-            settings or another number of processes.
+        UserError: the output folder already holds a run and `resume` is off, the run there had other settings or
+            another number of processes, or the precision asked for cannot be had here.
     """
     output = Path(config.output)
     state = _previous_state(output / CHECKPOINT, config, resume)
     if config.training.threads > 0:
         torch.set_num_threads(config.training.threads)
     torch.set_flush_denormal(True)
+    with _accelerator(config) as accelerator:
+        _train(accelerator, config, state, build)
+    return output / MODEL
+
+
+@contextmanager
+def _accelerator(config: Config) -> Iterator[Accelerator]:
+    """Device, precision and processes of one run."""
+    if config.training.precision == "fp16" and not torch.accelerator.is_available():
+        raise UserError(
+            "training.precision is 'fp16', which needs a GPU, and PyTorch sees none here: "
+            "take 'bf16', which runs on a CPU too, or 'no'"
+        )
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # said, because accelerate joins CPU processes only when asked
         mixed_precision=config.training.precision,
         gradient_accumulation_steps=config.training.accumulate,
         log_with="tensorboard",
-        project_dir=str(output),
+        project_dir=config.output,
         # Views without any object pass no gradient through the grouping.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.grouping.learn_kappa)],
     )
+    try:
+        yield accelerator
+        accelerator.end_training()
+    finally:
+        if accelerator.num_processes == 1:
+            # accelerate keeps one state a process; the next run in it may have another precision.
+            AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def _train(
+    accelerator: Accelerator,
+    config: Config,
+    state: dict[str, Any] | None,
+    build: Callable[[Config], nn.Module],
+) -> None:
+    """The steps of a run, from the beginning or from a checkpoint's state."""
+    checkpoint = Path(config.output) / CHECKPOINT
     set_seed(config.seed)
     step_module = build(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
@@ -111,8 +142,8 @@ def train(
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, config.training))
     start = 0
     if state is not None:
-        _check_processes(state, accelerator.num_processes, output / CHECKPOINT)
-        load_weights(step_module.model, state["model"], str(output / CHECKPOINT))
+        _check_processes(state, accelerator.num_processes, checkpoint)
+        load_weights(step_module.model, state["model"], str(checkpoint))
         optimizer.load_state_dict(state["training"]["optimizer"])
         scheduler.load_state_dict(state["training"]["scheduler"])
         start = int(state["training"]["step"])
@@ -126,6 +157,7 @@ def train(
     batches = iter(loader)
     step_module.train()
     with TrainingProgress(config.training.steps, start, show=accelerator.is_main_process) as progress:
+        progress.begin(_circumstances(accelerator, config))
         for step in range(start, config.training.steps):
             losses = _one_step(accelerator, step_module, optimizer, batches, config, step)
             scheduler.step()
@@ -137,11 +169,15 @@ def train(
             progress.advance()
             if done % config.training.checkpoint_every == 0 or done == config.training.steps:
                 _save(accelerator, step_module, optimizer, scheduler, config, done)
-    accelerator.end_training()
-    if accelerator.num_processes == 1:
-        # accelerate keeps one state a process; the next run in it may have another precision.
-        AcceleratorState._reset_state(reset_partial_state=True)
-    return output / MODEL
+
+
+def _circumstances(accelerator: Accelerator, config: Config) -> str:
+    """Where and how a run trains: what a launcher may have understood otherwise."""
+    training, processes = config.training, accelerator.num_processes
+    return (
+        f"training on {accelerator.device.type} in {processes} process{'es' if processes > 1 else ''}, "
+        f"{training.batch_size * training.accumulate * processes} views a step, precision {training.precision}"
+    )
 
 
 def _one_step(

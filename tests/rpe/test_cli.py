@@ -91,6 +91,7 @@ def test_predict_goes_on_where_it_was_and_past_bad_files(
     for name in ("a", "b", "d"):
         Image.fromarray(np.arange(1800, dtype=np.uint8).reshape(20, 30, 3)).save(folder / f"{name}.png")
     (folder / "c.png").write_bytes(b"no picture")
+    missing = str(tmp_path / "missing.png")
     (folder / "notes.txt").write_text("no picture, and none is meant")
     command = (
         "predict",
@@ -101,11 +102,12 @@ def test_predict_goes_on_where_it_was_and_past_bad_files(
         "--batch-size",
         "2",
     )
-    assert call(monkeypatch, *command) == 1
+    assert call(monkeypatch, *command[:2], missing, *command[2:]) == 1
     told = capsys.readouterr().out
     assert told.count("objects ->") == 3
-    summary = told[told.index("3 images, 1 failed:") :]
-    assert "c.png" in summary and "a.png" not in summary and "Traceback" not in told
+    summary = told[told.index("3 images, 2 failed:") :].splitlines()
+    assert len(summary) == 3 and "c.png" in summary[2] and "Traceback" not in told
+    assert missing in summary[1] and "does not exist" in summary[1]
     roles = ("labels.png", "overlay.png", "embedding.png", "objects.json")
     wanted = sorted([f"{name}.{role}" for name in "abd" for role in roles] + ["predict.jsonl"])
     assert sorted(path.name for path in out.iterdir()) == wanted
@@ -181,6 +183,15 @@ def test_demo_in_small(tmp_path: Path, capsys: Capture, monkeypatch: pytest.Monk
         (["predict", "MODEL", "--out", "OUT"], ["no image given"]),
         (["check-data", "what:ever"], ["what:ever"]),
         (["trian"], ["trian", "train"]),
+        (
+            ["experiment", "pier", "--seeds", "1"],
+            ["'pier' is not one of margin, size", "did you mean 'peer'"],
+        ),
+        (["train", "CONFIG", "--model.atrous-stride", "8"], ["model.atrous_stride", "'unet'", "resnet_fpn"]),
+        (
+            ["train", "CONFIG", "--training.precision", "fp16"],
+            ["training.precision", "needs a GPU", "'bf16'"],
+        ),
     ],
 )
 def test_mistakes_are_told_without_a_traceback(

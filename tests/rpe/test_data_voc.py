@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ from PIL import Image
 from scipy import io
 
 from rpe.check_data import check, survey
+from rpe.config import DataConfig, ModelConfig
 from rpe.data import IGNORE, DataError, open_dataset
 from rpe.data.voc import CLASSES
+from rpe.views import TrainingViews
 
 SIZE = (6, 8)
 OBJECTS = np.array([[0, 0, 255, 1, 1, 255, 4, 4]] * 6, dtype=np.uint8)
@@ -142,6 +145,44 @@ class TestVoc:
         sample = open_dataset(f"voc:{voc}")[0]
         assert sample.instance_class == {1: 15} and sample.label[0].tolist()[:2] == [IGNORE, IGNORE]
         assert sample.semantic is not None and sample.semantic[0].tolist()[:2] == [6, 6]
+
+    def test_memory_does_not_grow_with_the_number_of_images(self, tmp_path: Path) -> None:
+        """Opening a tree and reading each image of it once: of more images their names alone are kept."""
+        side, peaks = 64, {}
+        picture(tmp_path / "a.jpg", (side, side))
+        palette(tmp_path / "a.png", np.tile(OBJECTS[0], (side, side // 8)))
+        palette(tmp_path / "b.png", np.tile(KINDS[0], (side, side // 8)))
+        for images in (20, 200):
+            root = tmp_path / str(images)
+            for folder, source in (
+                ("JPEGImages", "a.jpg"),
+                ("SegmentationObject", "a.png"),
+                ("SegmentationClass", "b.png"),
+            ):
+                (root / folder).mkdir(parents=True)
+                for number in range(images):
+                    target = root / folder / f"2007_{number:06d}{Path(source).suffix}"
+                    target.hardlink_to(tmp_path / source)
+            lists(
+                root / "ImageSets" / "Segmentation", train="\n".join(f"2007_{k:06d}" for k in range(images))
+            )
+            tracemalloc.start()
+            views = TrainingViews(
+                open_dataset(f"voc:{root}", "train"),
+                DataConfig(crop=32),
+                ModelConfig(),
+                seed=0,
+                count=2 * images,
+            )
+            views.load()
+            for number in range(len(views.samples)):
+                views.samples[number]
+            for number in range(0, len(views), 5):
+                views[number]
+            peaks[images] = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        image_bytes = side * side * (3 * 4 + 8 + 8)  # of a sample: colours, labels, classes
+        assert peaks[200] - peaks[20] < 180 * image_bytes / 25
 
     def test_missing_and_wrong_files(self, voc: Path) -> None:
         dataset = open_dataset(f"voc:{voc}")

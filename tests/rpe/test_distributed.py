@@ -1,4 +1,5 @@
-"""Training in several processes: the same losses as one process with the same global batch, and one evaluation."""
+"""Training in several processes, whoever starts them: the same losses as one process with the same global batch, and
+one evaluation."""
 
 import os
 import subprocess
@@ -38,21 +39,33 @@ TOLERANCE = 1e-3
 """Largest relative difference of a loss over ten steps: sums in another order, which AdamW's first steps magnify."""
 
 
-def launch(folder: Path, processes: int, *options: str) -> "subprocess.CompletedProcess[str]":
-    """`rpe train` under torchrun where there is more than one process."""
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"],
+    # Without --multi_gpu it starts a single process where there are not several GPUs.
+    "accelerate launch": ["accelerate.commands.launch", "--multi_gpu", "--main_process_port", "0"],
+}
+COUNT = {"torchrun": "--nproc-per-node", "accelerate launch": "--num_processes"}
+
+
+def launch(
+    folder: Path, processes: int, *options: str, launcher: str = "torchrun"
+) -> "subprocess.CompletedProcess[str]":
+    """`rpe train` by a launcher where there is more than one process."""
     config = folder.with_suffix(".toml")
     config.write_text(CONFIG)
     runner = ["-m", "rpe"]
     if processes > 1:
-        rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-        runner = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), *rendezvous, *runner]
+        runner = ["-m", *LAUNCHERS[launcher], COUNT[launcher], str(processes), *runner]
     command = [sys.executable, *runner, "train", str(config), "--output", str(folder), *options]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    plural = "process" if processes == 1 else "processes"
+    assert done.returncode or f"training on cpu in {processes} {plural}" in done.stdout
+    return done
 
 
-def losses(folder: Path, processes: int, *options: str) -> dict[str, np.ndarray]:
-    done = launch(folder, processes, *options, "--data.test-split", "")
+def losses(folder: Path, processes: int, *options: str, launcher: str = "torchrun") -> dict[str, np.ndarray]:
+    done = launch(folder, processes, *options, "--data.test-split", "", launcher=launcher)
     assert done.returncode == 0, done.stderr[-3000:]
     return {name: np.array(values) for name, (_, values) in training_curves(folder).items()}
 
@@ -78,8 +91,12 @@ def test_accumulated_batches_are_one_batch(tmp_path: Path, one_process: dict[str
     assert_same_curves(divided, one_process)
 
 
-def test_two_processes_are_one_process(tmp_path: Path, one_process: dict[str, np.ndarray]) -> None:
-    assert_same_curves(losses(tmp_path / "run", 2, "--training.batch-size", "2"), one_process)
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_processes_are_one_process(
+    launcher: str, tmp_path: Path, one_process: dict[str, np.ndarray]
+) -> None:
+    two = losses(tmp_path / "run", 2, "--training.batch-size", "2", launcher=launcher)
+    assert_same_curves(two, one_process)
 
 
 def test_two_processes_evaluate_once_and_resume_as_two(tmp_path: Path) -> None:

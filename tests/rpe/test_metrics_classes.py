@@ -51,6 +51,17 @@ class TestIgnoredPixels:
         assert kept == [[[1, 1, 0, 0, 0, 0, 0, 0, 0, 0]], [[0, 0, 0, 0, 0, 0, 0, 0, 0, 1]]]
 
 
+class TestRunLengths:
+    def test_a_part_of_an_image_is_encoded_in_its_place(self) -> None:
+        label = np.random.default_rng(0).integers(0, 4, (9, 7))
+        part = label[3:8, 2:6]
+        inside = np.zeros_like(label)
+        inside[3:8, 2:6] = part
+        for value, code in zip((1, 2, 3, 9), encode_labels(part, (1, 2, 3, 9), (3, 2), (9, 7)), strict=True):
+            assert code["size"] == [9, 7]
+            np.testing.assert_array_equal(decode_mask(code), inside == value)
+
+
 class TestRegionAP:
     def test_worked_case(self) -> None:
         """Cats by score: right, wrong (IoU 1/4), right, of 3. Precision 1, 1/2, 2/3 at recall 1/3, 1/3, 2/3: the

@@ -1,9 +1,14 @@
 """The network: sizes at every output stride, backbones of the user's own, position channels, wrong images."""
 
+import math
+from fractions import Fraction
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import rpe
 from rpe.backbones import ResNetFPN, UNet
@@ -105,6 +110,33 @@ def test_position_is_periodic_and_follows_the_origin() -> None:
     assert torch.equal(far, out), "exact far from the first pixel"
 
 
+def test_positions_are_exact_without_float64() -> None:
+    """Against exact fractions, far from the origin and at periods that no binary number holds."""
+    seen: set[torch.dtype] = set()
+
+    class Types(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            found = func(*args, **(kwargs or {}))
+            seen.update(part.dtype for part in tree_leaves(found) if isinstance(part, torch.Tensor))
+            return found
+
+    periods, far = (11.0, 24.7), 10**6 + 7
+    with Types():
+        waves = PeriodicPosition(periods)(torch.zeros(1, 3, 1, 9), (0, far))
+        turned = PositionRotation(periods, dim=8, stride=4)(torch.ones(1, 8, 1, 9), (0, far))
+    assert torch.float64 not in seen
+    for column in range(9):
+        for number, period in enumerate(periods):
+            angle = 2 * math.pi * float(Fraction(far + column) / Fraction(period) % 1)
+            sine, cosine = waves[0, 3 + 4 + number, 0, column], waves[0, 3 + 6 + number, 0, column]
+            assert float(sine) == pytest.approx(math.sin(angle), abs=1e-6)
+            assert float(cosine) == pytest.approx(math.cos(angle), abs=1e-6)
+        # pair 1 of 4: along direction pi / 4, the second period
+        rate = Fraction(math.cos(math.pi / 4) / periods[1])
+        angle = 2 * math.pi * float((far + 4 * column) * rate % 1)
+        assert float(turned[0, 1, 0, column]) == pytest.approx(math.cos(angle) - math.sin(angle), abs=1e-6)
+
+
 def test_rotation_turns_pairs_of_channels_with_the_position() -> None:
     rotation = PositionRotation((8,), dim=5, stride=2)  # one pair turns along the rows, one down the columns
     embedding = F.normalize(torch.randn(5, generator=torch.Generator().manual_seed(0)), dim=0)
@@ -171,7 +203,9 @@ def test_a_registered_backbone_is_built_from_the_config(monkeypatch: pytest.Monk
     assert model(torch.rand(1, 3, 16, 24)).embedding.shape == (1, 3, 4, 6)
     with pytest.raises(ValueError, match="is taken"):
         rpe.register_backbone("unet", builder)
-    with pytest.raises(ValueError, match="does not accept these options"):
+    with pytest.raises(
+        ValueError, match="model.depth: the backbone 'patches' has no such option; leave it out$"
+    ):
         rpe.build_backbone("patches", depth=3)
 
 
@@ -211,7 +245,9 @@ def test_atrous_stages_keep_their_resolution(stride: int) -> None:
     levels = model.backbone.levels(torch.rand(1, 7, 45, 70))
     assert {level.shape[-2:] for level in levels} == {torch.Size((-(-45 // stride), -(-70 // stride)))}
     assert model(torch.rand(1, 3, 45, 70)).embedding.shape[-2:] == levels[0].shape[-2:]
-    with pytest.raises(ValueError, match="'unet' does not accept these options"):
+    with pytest.raises(
+        ValueError, match="model.atrous_stride: .*'unet' has no such option.*resnet_fpn, timm:NAME"
+    ):
         rpe.build_model(rpe.Config(model=ModelConfig(atrous_stride=8)))
 
 

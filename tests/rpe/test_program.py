@@ -11,7 +11,9 @@ from rpe.errors import UserError
 from rpe.program import write_network
 
 MODELS = {
-    "unet": ModelConfig(channels=(8, 8, 8), dim=4, position_periods=(16, 24), rotation_periods=(16,)),
+    "unet": ModelConfig(
+        channels=(8, 8, 8), dim=4, position_periods=(16, 24), rotation_periods=(16,), core=True
+    ),
     "resnet_fpn": ModelConfig(
         backbone="resnet_fpn", channels=(8, 8, 8, 8), output_stride=4, dim=4, norm="group"
     ),
@@ -34,6 +36,7 @@ def test_exported_network_is_the_eager_one(name: str, tmp_path: Path) -> None:
         with torch.no_grad():
             wanted = model(image, origin)
         assert set(maps) == {"embedding", "foreground"}
+        assert maps["foreground"].shape[1] == (2 if MODELS[name].core else 1)
         for key, values in maps.items():
             torch.testing.assert_close(values, getattr(wanted, key), rtol=1e-4, atol=1e-5)
 

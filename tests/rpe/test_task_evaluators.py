@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
 from rpe.config import DecodeConfig
 from rpe.data import Dataset, Sample, open_dataset
@@ -142,6 +143,16 @@ class TestBoundary:
         (derived,) = annotators(Sample(image, label, "a"))
         assert derived[1].sum() == 1 and derived[1, 2:4].any(), "one pixel wide"
         assert len(annotators(Sample(image, label, "a", annotations=(label, label)))) == 2
+
+    def test_ridges_do_not_depend_on_how_many_rows_are_thinned_at_once(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        noise = np.random.default_rng(0).random((100, 37))
+        smooth = gaussian_filter(noise, 2.0)
+        whole = ridges(smooth)
+        monkeypatch.setattr("rpe.tasks.ridges._ROWS", 24)
+        np.testing.assert_array_equal(ridges(smooth), whole)
+        assert 0 < (whole > 0).mean() < 0.5
 
     @pytest.mark.parametrize("degrees", [0, 20, 45, 70, 90, 135])
     def test_ridges_keep_the_crest_of_a_wide_boundary(self, degrees: int) -> None:

@@ -8,6 +8,7 @@ has `levels(image)`, its maps finest first, and `level_channels`. Heads, losses 
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -51,10 +52,21 @@ def build_backbone(name: str, **options: Any) -> nn.Module:
         near = difflib.get_close_matches(name, _REGISTRY, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"model.backbone: {name!r} is not one of {names()} or timm:NAME{hint}")
-    try:
-        return _REGISTRY[name](**options)
-    except TypeError as error:
-        raise ValueError(f"model: backbone {name!r} does not accept these options: {error}") from error
+    for option in options:
+        if not _takes(_REGISTRY[name], option):
+            known = {**dict(sorted(_REGISTRY.items())), "timm:NAME": TimmPyramid}
+            others = [other for other, builder in known.items() if _takes(builder, option)]
+            hint = f", or take a model.backbone that has it: {', '.join(others)}" if others else ""
+            raise ValueError(f"model.{option}: the backbone {name!r} has no such option; leave it out{hint}")
+    return _REGISTRY[name](**options)
+
+
+def _takes(builder: Callable[..., nn.Module], option: str) -> bool:
+    """Whether a builder has a parameter of that name, or takes any."""
+    parameters = inspect.signature(builder).parameters
+    return option in parameters or any(
+        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+    )
 
 
 __all__ = ["ResNetFPN", "TimmPyramid", "UNet", "build_backbone", "names", "register_backbone"]

@@ -46,7 +46,8 @@ def read_split(path: Path, split: str, known: Sequence[str]) -> tuple[list[str],
         raise DataError(
             f"split {split!r} was asked for and its list is not there",
             file=path,
-            remedy="write one image name per line into it, or ask for no split to use every image",
+            remedy="write one image name per line into it, or ask for no split to use every image "
+            "(in training --data.train-split '' or --data.test-split '', the latter for no evaluation)",
         )
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

@@ -65,9 +65,9 @@ class Steps:
 
     loops: tuple[int, ...] = (0, 1, 3, 5)
     """Values of T."""
-    training_steps: int = 500
+    training_steps: int = 400
     """Optimiser steps of each model."""
-    seeds: int = 2
+    seeds: int = 3
     """Models of each T."""
 
 
@@ -75,7 +75,7 @@ class Steps:
 class Bandwidth:
     """Accuracy against the bandwidth of the kernel and the step size eta."""
 
-    bandwidths: tuple[float, ...] = (0.1, 0.15, 0.2, 0.3, 0.45)
+    bandwidths: tuple[float, ...] = (0.1, 0.15, 0.2, 0.3, 0.45, 0.65, 0.9)
     """Bandwidths, kappa = 1 / bandwidth^2."""
     etas: tuple[float, ...] = (0.25, 0.5, 1.0, 1.5)
     """Step sizes."""
@@ -89,7 +89,7 @@ class Bandwidth:
 
 @dataclass(frozen=True)
 class Position:
-    """What an embedding encodes: how well it predicts position, scale and colour of the objects."""
+    """What an embedding encodes: how well it predicts position, scale and colour of the objects, and from what."""
 
     training_steps: int = 400
     """Optimiser steps of each model."""

@@ -42,7 +42,7 @@ def small_config(folder: Path, steps: int, seed: int = 0, loops: int = 5) -> Con
         output=str(folder),
         seed=seed,
         data=DataConfig(root=_DATA.format(number=_TRAIN_IMAGES), crop=64),
-        model=ModelConfig(channels=(24, 48, 64), dim=8, position_periods=(64.0,)),
+        model=ModelConfig(channels=(24, 48, 64), dim=8, rotation_periods=(24.0, 48.0)),
         grouping=GroupingConfig(num_steps=loops, kappa=20.0),
         objective=ObjectiveConfig(window=0),
         decode=DecodeConfig(min_size=12),

@@ -57,22 +57,41 @@ def decode_mask(code: RunLength) -> NDArray[np.bool_]:
     return np.asarray(run_length.decode(code), dtype=np.bool_)
 
 
-def encode_labels(label: NDArray[np.integer], values: Sequence[int] | IntArray) -> list[RunLength]:
-    """One run-length code per label of a label map `[H, W]`, in the time of the labels' boxes."""
+def encode_labels(
+    label: NDArray[np.integer],
+    values: Sequence[int] | IntArray,
+    place: tuple[int, int] = (0, 0),
+    size: tuple[int, int] | None = None,
+) -> list[RunLength]:
+    """One run-length code per label of a label map `[h, w]`, in the time of the labels' boxes.
+
+    Args:
+        label: the map; of a part of an image where `size` is given.
+        values: labels.
+        place: row and column of the part's first pixel in the image.
+        size: (H, W) of the image.
+    """
     found, index = np.unique(label, return_inverse=True)
     boxes = find_objects(index.reshape(label.shape) + 1)
-    place = {int(value): number for number, value in enumerate(found)}
+    number = {int(value): position for position, value in enumerate(found)}
     boxes.append((slice(0, 0), slice(0, 0)))  # of a label that is nowhere
-    return [_encode_box(label, value, boxes[place.get(int(value), -1)]) for value in values]
+    codes = []
+    for value in values:
+        box = boxes[number.get(int(value), -1)]
+        first = (place[0] + box[0].start, place[1] + box[1].start)
+        codes.append(encode_part(label[box] == value, first, label.shape if size is None else size))
+    return codes
 
 
-def _encode_box(label: NDArray[np.integer], value: int, box: tuple[slice, slice]) -> RunLength:
-    """The run-length code of one label that lies in a box: lengths of runs of 0 and 1 in turns, column by column."""
-    height, width = label.shape
-    column, row = np.nonzero((label[box] == value).T)
-    pixel = (column + box[1].start) * height + row + box[0].start
+def encode_part(mask: NDArray[np.bool_], first: tuple[int, int], size: tuple[int, ...]) -> RunLength:
+    """The run-length code of a mask whose first pixel lies at a row and column of an image (H, W): lengths of runs of
+    0 and 1 in turns, column by column."""
+    height, width = size
+    column, row = np.nonzero(mask.T)
+    pixel = (column + first[1]) * height + row + first[0]
     begins = np.flatnonzero(np.diff(pixel, prepend=-2) > 1)
-    starts, ends = pixel[begins], pixel[np.append(begins[1:], len(pixel)) - 1] + 1
+    last = np.append(begins[1:], len(pixel))[: len(begins)] - 1  # of no pixel no run
+    starts, ends = pixel[begins], pixel[last] + 1
     edges = np.stack([starts, ends], axis=1).reshape(-1)
     counts = np.diff(edges, prepend=0, append=height * width)
     code: RunLength = run_length.frPyObjects(

@@ -1,5 +1,5 @@
-"""What a task is: the heads it needs, how the network's output becomes a prediction, how that is scored, shown and
-written.
+"""What a task is: the heads it needs, how the network's output becomes a prediction, tile by tile, how that is scored,
+shown and written.
 
 One file of this folder is one task. Networks, losses and the training loop are the same for all of them.
 """
@@ -10,6 +10,8 @@ import abc
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -20,6 +22,7 @@ from ..grouping import RecurrentGrouping
 from ..model import Output
 from ..prediction import Prediction
 from ..report import Picture
+from ..tiling import Tile, whole
 from .heads import HEADS
 
 
@@ -37,15 +40,23 @@ class TaskEvaluator(Protocol):
         """
 
 
+class Mosaic(Protocol):
+    """The prediction of one image, from the network's output for one tile after the other. Beyond what is predicted it
+    keeps what one tile needs."""
+
+    def add(self, tile: Tile, output: Output) -> None:
+        """Take the next tile in the order of `tiling.tiles`, and the output of batch size 1 for its view."""
+
+    def finish(self, embedding: NDArray[np.float32]) -> Prediction:
+        """The prediction; the embedding, which may be empty, is passed on."""
+
+
 class Task(abc.ABC):
     """One task; it holds no state."""
 
     name: ClassVar[str]
     groups: ClassVar[bool] = True
     """Whether the embedding is grouped by mean shift at inference."""
-    joins: ClassVar[bool] = False
-    """Whether a large image is decoded tile by tile and its label maps joined. Otherwise the maps of the whole image
-    are in memory at once."""
 
     def check(self, config: Config, dataset: Dataset) -> None:
         """Raise `UserError` where the settings or the data do not fit the task."""
@@ -70,10 +81,17 @@ class Task(abc.ABC):
         return None if output.foreground is None else output.foreground[0]
 
     @abc.abstractmethod
+    def mosaic(self, size: tuple[int, int], grouping: RecurrentGrouping, rules: DecodeConfig) -> Mosaic:
+        """An empty mosaic for one image of `size` (H, W)."""
+
+    @torch.no_grad()
     def decode(
         self, output: Output, size: tuple[int, int], grouping: RecurrentGrouping, rules: DecodeConfig
     ) -> Prediction:
         """The prediction of one image of `size` (H, W) from the network's output of batch size 1."""
+        mosaic = self.mosaic(size, grouping, rules)
+        mosaic.add(whole(*size), output)
+        return mosaic.finish(output.embedding[0].cpu().numpy())
 
     @abc.abstractmethod
     def evaluator(self, dataset: Dataset) -> TaskEvaluator:

@@ -9,14 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from skimage.measure import label as planar_components
 from skimage.morphology import thin
 
 from ..config import DecodeConfig
 from ..data import Dataset, Sample
+from ..decode import enlarged
 from ..grouping import RecurrentGrouping
 from ..losses import label_boundaries
 from ..metrics import boundary_scores, count_boundaries
@@ -24,6 +23,7 @@ from ..metrics.boundary import NUM_THRESHOLDS, BoundaryCounts, best_f
 from ..model import Output
 from ..prediction import Prediction
 from ..report import Picture
+from ..tiling import Tile
 from .base import Task
 from .plots import precision_plot
 from .ridges import ridges
@@ -42,26 +42,10 @@ class BoundaryTask(Task):
     name = "boundary"
     groups = False
 
-    def decode(
-        self, output: Output, size: tuple[int, int], grouping: RecurrentGrouping, rules: DecodeConfig
-    ) -> Prediction:
-        if output.boundary is None:
-            raise ValueError("the model has no boundary head; train it with task = 'boundary'")
-        logit = F.interpolate(output.boundary, size=size, mode="bilinear", align_corners=False)[0]
-        depths = logit.sigmoid().cpu()
-        boundary = depths.mean(dim=0)
-        inside = (boundary < _REGION_THRESHOLD).numpy()
-        labels = np.asarray(planar_components(inside, connectivity=1), dtype=np.int32)
-        index = torch.from_numpy(labels).flatten().long()
-        count = torch.bincount(index).clamp(min=1)
-        certainty = torch.bincount(index, weights=1 - boundary.flatten().double()) / count
-        return Prediction(
-            labels,
-            certainty[1:].float().numpy(),
-            output.embedding[0].cpu().numpy(),
-            boundary=boundary.numpy(),
-            boundary_depths=depths.numpy(),
-        )
+    def mosaic(
+        self, size: tuple[int, int], grouping: RecurrentGrouping, rules: DecodeConfig
+    ) -> BoundaryMosaic:
+        return BoundaryMosaic(size)
 
     def evaluator(self, dataset: Dataset) -> BoundaryEvaluator:
         return BoundaryEvaluator()
@@ -91,6 +75,39 @@ class BoundaryTask(Task):
 
     def describe(self, prediction: Prediction) -> str:
         return f"boundaries of {len(prediction.scores)} regions"
+
+
+class BoundaryMosaic:
+    """The probabilities at all depths of an image of `size` (H, W); regions are those of the whole image."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.size = size
+        self._depths: NDArray[np.float32] | None = None
+
+    def add(self, tile: Tile, output: Output) -> None:
+        if output.boundary is None:
+            raise ValueError("the model has no boundary head; train it with task = 'boundary'")
+        if self._depths is None:
+            self._depths = np.empty((output.boundary.shape[1], *self.size), dtype=np.float32)
+        rows, columns = tile.core_in_view
+        probability = enlarged(output.boundary[0], tile.size)[:, rows, columns].sigmoid()
+        rows, columns = tile.core
+        self._depths[:, rows, columns] = probability.cpu().numpy()
+
+    def finish(self, embedding: NDArray[np.float32]) -> Prediction:
+        assert self._depths is not None, "no tile was added"
+        boundary = self._depths.mean(axis=0)
+        labels = planar_components(boundary < _REGION_THRESHOLD, connectivity=1).astype(np.int32)
+        index = labels.reshape(-1)
+        total = np.bincount(index, weights=1 - boundary.reshape(-1))
+        certainty = (total / np.maximum(np.bincount(index), 1))[1:]
+        return Prediction(
+            labels,
+            certainty.astype(np.float32),
+            embedding,
+            boundary=boundary,
+            boundary_depths=self._depths,
+        )
 
 
 class BoundaryEvaluator:

@@ -1,12 +1,14 @@
 """Task `proposals`: class-agnostic object masks, ranked; they may overlap, and an object may have several.
 
 Every concentration in `decode.kappas` with every threshold in `decode.thresholds` gives a label map; its objects are
-proposals. Their score is that of `decode.object_scores`; of duplicates the best stays.
+proposals. Their score is that of `objects.object_scores`; of duplicates the best stays.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -19,12 +21,16 @@ from ..config import DecodeConfig
 from ..data import Dataset, Sample
 from ..decode import decode
 from ..grouping import RecurrentGrouping
+from ..joining import ObjectJoiner
 from ..metrics import ScoredMasks, average_recall, decode_mask, encode_labels
 from ..metrics.coco import RunLength
-from ..model import Output
+from ..model import Output, stride_of
+from ..objects import object_means, object_scores, object_sums
 from ..prediction import Prediction
 from ..report import Picture
+from ..tiling import Tile
 from .base import Task
+from .instance import rules_of_tile
 from .plots import recall_plot
 from .truth import scored_masks
 
@@ -34,29 +40,10 @@ class ProposalsTask(Task):
 
     name = "proposals"
 
-    def decode(
-        self, output: Output, size: tuple[int, int], grouping: RecurrentGrouping, rules: DecodeConfig
-    ) -> Prediction:
-        foreground = self.foreground(output)
-        masks: list[RunLength] = []
-        scores: list[float] = []
-        for kappa in rules.kappas or (float(grouping.kappa),):
-            moved = _RememberingGrouping(grouping, kappa)
-            for threshold in rules.thresholds or (rules.threshold,):
-                one = DecodeConfig(**{**vars(rules), "threshold": threshold})
-                result = decode(output.embedding[0], foreground, size, moved, one)
-                masks += encode_labels(result.labels, range(1, len(result.scores) + 1))
-                scores += result.scores.tolist()
-        kept = without_duplicates(masks, scores, rules.duplicate_iou)[: rules.max_proposals]
-        labels = np.zeros(size, dtype=np.int32)
-        for number, index in reversed(list(enumerate(kept, start=1))):
-            labels[decode_mask(masks[index])] = number
-        return Prediction(
-            labels,
-            np.array([scores[index] for index in kept], dtype=np.float32),
-            output.embedding[0].cpu().numpy(),
-            proposals=tuple(masks[index] for index in kept),
-        )
+    def mosaic(
+        self, size: tuple[int, int], grouping: RecurrentGrouping, rules: DecodeConfig
+    ) -> ProposalsMosaic:
+        return ProposalsMosaic(self, size, grouping, rules)
 
     def evaluator(self, dataset: Dataset) -> ProposalsEvaluator:
         return ProposalsEvaluator(dataset)
@@ -66,6 +53,65 @@ class ProposalsTask(Task):
 
     def describe(self, prediction: Prediction) -> str:
         return f"{len(prediction.scores)} proposals"
+
+
+class ProposalsMosaic:
+    """For each concentration with each threshold the objects of tiles, joined; kept as run-length codes.
+
+    Args:
+        task: knows the foreground.
+        size: (H, W) of the image.
+        grouping: moves the points.
+        rules: of decoding.
+    """
+
+    def __init__(
+        self, task: Task, size: tuple[int, int], grouping: RecurrentGrouping, rules: DecodeConfig
+    ) -> None:
+        self.task, self.size, self.grouping, self.rules = task, size, grouping, rules
+        kappas = rules.kappas or (float(grouping.kappa),)
+        thresholds = rules.thresholds or (rules.threshold,)
+        self._joiners = {pair: ObjectJoiner(*size) for pair in product(kappas, thresholds)}
+        self._parts: dict[tuple[float, float], list[RunLength]] = {pair: [] for pair in self._joiners}
+        self._without_largest = False
+
+    def add(self, tile: Tile, output: Output) -> None:
+        rules, self._without_largest = rules_of_tile(tile, self.size, self.rules)
+        embedding, foreground = output.embedding[0], self.task.foreground(output)
+        stride = stride_of(embedding, tile.size)
+        moved: dict[float, RecurrentGrouping] = {}
+        for (kappa, threshold), joiner in self._joiners.items():
+            grouping = moved.setdefault(kappa, _RememberingGrouping(self.grouping, kappa))
+            one = replace(rules, threshold=threshold)
+            found = decode(embedding, foreground, tile.size, grouping, one)
+            sums = object_sums(found.labels, embedding, found.probability[None], stride, tile)
+            parts = self._parts[kappa, threshold]
+            core = joiner.add(tile, found.labels, sums)
+            numbers = range(len(parts) + 1, len(parts) + len(sums) + 1)
+            parts += encode_labels(core, numbers, (tile.rows.start, tile.columns.start), self.size)
+
+    def finish(self, embedding: NDArray[np.float32]) -> Prediction:
+        masks: list[RunLength] = []
+        scores: list[float] = []
+        for pair, joiner in self._joiners.items():
+            number, sums = joiner.join(self.rules.min_size, self._without_largest)
+            parts: list[list[RunLength]] = [[] for _ in sums]
+            for part, code in zip(number[1:], self._parts[pair], strict=True):
+                if part:
+                    parts[part - 1].append(code)
+            masks += [run_length.merge(codes) for codes in parts]
+            confidence, centre = object_means(sums, 1)
+            scores += object_scores(confidence[:, 0], centre).tolist()
+        kept = without_duplicates(masks, scores, self.rules.duplicate_iou, self.rules.max_proposals)
+        labels = np.zeros(self.size, dtype=np.int32)
+        for place, index in reversed(list(enumerate(kept, start=1))):
+            labels[decode_mask(masks[index])] = place
+        return Prediction(
+            labels,
+            np.array([scores[index] for index in kept], dtype=np.float32),
+            embedding,
+            proposals=tuple(masks[index] for index in kept),
+        )
 
 
 class ProposalsEvaluator:
@@ -119,19 +165,19 @@ class ProposalsEvaluator:
         }
 
 
-def without_duplicates(masks: Sequence[RunLength], scores: Sequence[float], most: float) -> list[int]:
-    """Numbers of the masks to keep, best score first: a mask goes whose IoU with a better one kept is `most` or
-    more."""
-    order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
-    if not len(order):
-        return []
-    ranked = [masks[index] for index in order]
-    iou: NDArray[np.float64] = np.asarray(run_length.iou(ranked, ranked, [0] * len(ranked)))
+def without_duplicates(
+    masks: Sequence[RunLength], scores: Sequence[float], most: float, number: int
+) -> list[int]:
+    """Numbers of up to `number` masks to keep, best score first: a mask goes whose IoU with a better one kept is
+    `most` or more."""
     kept: list[int] = []
-    for place in range(len(ranked)):
-        if not kept or iou[place, kept].max() < most:
-            kept.append(place)
-    return [int(order[place]) for place in kept]
+    for index in np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable").tolist():
+        if len(kept) == number:
+            break
+        better = [masks[other] for other in kept]
+        if not better or run_length.iou([masks[index]], better, [0] * len(better)).max() < most:
+            kept.append(index)
+    return kept
 
 
 class _RememberingGrouping(RecurrentGrouping):
@@ -146,7 +192,7 @@ class _RememberingGrouping(RecurrentGrouping):
             tol=grouping.tol,
             training_tol=grouping.training_tol,
         )
-        self.train(grouping.training)
+        self.train(grouping.training).to(grouping.log_kappa.device)
         self._known: list[tuple[Tensor, list[Tensor]]] = []
 
     def forward(self, points: Tensor, offsets: Tensor, num_steps: int | None = None) -> list[Tensor]:

@@ -14,6 +14,11 @@ _SCALE = 2.0
 """Standard deviation in pixels of the smoothing under which the direction of a boundary is measured."""
 _TOLERANCE = 0.99
 """A pixel stays that reaches this share of its neighbours across the boundary, so that flat crests are not lost."""
+_ROWS = 512
+"""Rows that are thinned at once: what that takes is many times the map."""
+_BEYOND = 16
+"""Rows beyond those that a result may depend on: the smoothing reaches four standard deviations, the derivatives two
+pixels, the comparison one."""
 
 
 def ridges(probability: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -25,6 +30,15 @@ def ridges(probability: NDArray[np.floating]) -> NDArray[np.float32]:
     values = np.asarray(probability, dtype=np.float32)
     if min(values.shape) < 2:
         return values
+    thin = np.empty_like(values)
+    for start in range(0, len(values), _ROWS):
+        first = max(0, start - _BEYOND)
+        part = _thinned(values[first : start + _ROWS + _BEYOND])
+        thin[start : start + _ROWS] = part[start - first : start - first + _ROWS]
+    return thin
+
+
+def _thinned(values: NDArray[np.float32]) -> NDArray[np.float32]:
     rows, mixed, columns = hessian_matrix(values, sigma=_SCALE, use_gaussian_derivatives=False, order="rc")
     angle = 0.5 * np.arctan2(2 * mixed, rows - columns) + np.pi / 2
     step = np.stack([np.cos(angle), np.sin(angle)])

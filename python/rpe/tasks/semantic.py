@@ -7,17 +7,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..config import DecodeConfig
 from ..data import IGNORE, Dataset, Sample
+from ..decode import enlarged
 from ..grouping import RecurrentGrouping
 from ..metrics import ClassConfusion, class_iou, pixel_accuracy
 from ..model import Output
 from ..prediction import Prediction
 from ..report import Picture, image_to_rgb, label_to_rgb
+from ..tiling import Tile
 from .base import Task, mean
 from .plots import class_table
 
@@ -28,21 +29,10 @@ class SemanticTask(Task):
     name = "semantic"
     groups = False
 
-    def decode(
-        self, output: Output, size: tuple[int, int], grouping: RecurrentGrouping, rules: DecodeConfig
-    ) -> Prediction:
-        probability = class_probability(output, size)
-        best, semantic = probability.max(dim=0)
-        number = probability.shape[0]
-        total = torch.bincount(semantic.flatten(), weights=best.flatten().double(), minlength=number)
-        count = torch.bincount(semantic.flatten(), minlength=number).clamp(min=1)
-        return Prediction(
-            semantic.to(torch.int32).cpu().numpy(),
-            (total / count)[1:].float().cpu().numpy(),
-            output.embedding[0].cpu().numpy(),
-            classes=np.arange(1, number),
-            semantic=semantic.cpu().numpy(),
-        )
+    def mosaic(
+        self, size: tuple[int, int], grouping: RecurrentGrouping, rules: DecodeConfig
+    ) -> SemanticMosaic:
+        return SemanticMosaic(size)
 
     def evaluator(self, dataset: Dataset) -> SemanticEvaluator:
         return SemanticEvaluator(dataset)
@@ -52,6 +42,35 @@ class SemanticTask(Task):
 
     def describe(self, prediction: Prediction) -> str:
         return f"{len(np.unique(prediction.labels))} classes"
+
+
+class SemanticMosaic:
+    """The class of each pixel of an image of `size` (H, W), and the mean probability of each class where it is
+    predicted."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self._semantic = np.zeros(size, dtype=np.int64)
+        self._total: NDArray[np.float64] = np.zeros((2, 0))
+
+    def add(self, tile: Tile, output: Output) -> None:
+        rows, columns = tile.core_in_view
+        probability = class_probability(output, tile.size)[:, rows, columns]
+        best, semantic = (values.cpu().numpy() for values in probability.max(dim=0))
+        number, place = len(probability), semantic.reshape(-1)
+        if not self._total.size:
+            self._total = np.zeros((2, number))
+        self._total += [np.bincount(place, best.reshape(-1), number), np.bincount(place, minlength=number)]
+        self._semantic[tile.core] = semantic
+
+    def finish(self, embedding: NDArray[np.float32]) -> Prediction:
+        score = (self._total[0] / np.maximum(self._total[1], 1))[1:].astype(np.float32)
+        return Prediction(
+            self._semantic.astype(np.int32),
+            score,
+            embedding,
+            classes=np.arange(1, len(score) + 1),
+            semantic=self._semantic,
+        )
 
 
 class SemanticEvaluator:
@@ -104,8 +123,7 @@ def class_probability(output: Output, size: tuple[int, int]) -> Tensor:
         raise ValueError(
             "the model has no semantic head; train it with task = 'semantic' or 'semantic_instance'"
         )
-    logit = F.interpolate(output.semantic, size=size, mode="bilinear", align_corners=False)
-    return logit[0].softmax(dim=0)
+    return enlarged(output.semantic[0], size).softmax(dim=0)
 
 
 def class_panels(sample: Sample, prediction: Prediction) -> list[tuple[str, Picture]]:

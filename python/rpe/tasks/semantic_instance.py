@@ -15,14 +15,15 @@ from torch import Tensor
 
 from ..config import DecodeConfig
 from ..data import Dataset, Sample
-from ..decode import decode, mean_by_label, object_scores
 from ..grouping import RecurrentGrouping
 from ..metrics import PanopticQuality, ScoredMasks, coco_ap, encode_labels, region_ap
 from ..model import Output
+from ..objects import object_means, object_scores
 from ..prediction import Prediction
 from ..report import Picture
+from ..tiling import Tile
 from .base import Task
-from .instance import InstanceEvaluator
+from .instance import InstanceEvaluator, InstanceMosaic
 from .plots import class_table, precision_plot
 from .semantic import SemanticEvaluator, class_panels, class_probability
 from .truth import scored_masks
@@ -40,25 +41,10 @@ class SemanticInstanceTask(Task):
         logit = output.semantic[0]
         return torch.logsumexp(logit[1:], dim=0, keepdim=True) - logit[:1]
 
-    def decode(
-        self, output: Output, size: tuple[int, int], grouping: RecurrentGrouping, rules: DecodeConfig
-    ) -> Prediction:
-        probability = class_probability(output, size).cpu()  # [C, H, W]
-        objects = decode(output.embedding[0], self.foreground(output), size, grouping, rules).labels
-        count = int(objects.max(initial=0))
-        index = torch.from_numpy(objects.astype(np.int64))
-        votes = mean_by_label(probability.flatten(1).T, index.flatten(), count)  # [count, C]
-        classes = 1 + votes[:, 1:].argmax(dim=1)  # [count]
-        chosen = torch.cat([classes.new_zeros(1), classes])[index]  # [H, W]
-        certainty = probability.gather(0, chosen[None])[0]
-        stride = -(-size[0] // output.embedding.shape[2])
-        return Prediction(
-            objects,
-            object_scores(objects, output.embedding[0], certainty, stride),
-            output.embedding[0].cpu().numpy(),
-            classes=classes.numpy(),
-            semantic=probability.argmax(dim=0).numpy(),
-        )
+    def mosaic(
+        self, size: tuple[int, int], grouping: RecurrentGrouping, rules: DecodeConfig
+    ) -> SemanticInstanceMosaic:
+        return SemanticInstanceMosaic(self, size, grouping, rules)
 
     def evaluator(self, dataset: Dataset) -> SemanticInstanceEvaluator:
         return SemanticInstanceEvaluator(dataset)
@@ -72,6 +58,36 @@ class SemanticInstanceTask(Task):
 
     def describe(self, prediction: Prediction) -> str:
         return f"{len(prediction.scores)} objects"
+
+
+class SemanticInstanceMosaic(InstanceMosaic):
+    """Objects of tiles, joined; those of all tiles together vote for a class."""
+
+    def __init__(
+        self, task: Task, size: tuple[int, int], grouping: RecurrentGrouping, rules: DecodeConfig
+    ) -> None:
+        super().__init__(task, size, grouping, rules)
+        self._semantic, self._num_classes = np.zeros(size, dtype=np.int64), 1
+
+    def add(self, tile: Tile, output: Output) -> None:
+        probability = class_probability(output, tile.size)  # [C, view]
+        self._num_classes = len(probability)
+        self.add_objects(tile, output, probability)
+        rows, columns = tile.core_in_view
+        self._semantic[tile.core] = probability[:, rows, columns].argmax(dim=0).cpu().numpy()
+
+    def finish(self, embedding: NDArray[np.float32]) -> Prediction:
+        labels, sums = self.objects()
+        votes, centre = object_means(sums, self._num_classes)  # [K, C]
+        classes = 1 + votes[:, 1:].argmax(axis=1)
+        certainty = np.take_along_axis(votes, classes[:, None], axis=1)[:, 0]
+        return Prediction(
+            labels,
+            object_scores(certainty, centre),
+            embedding,
+            classes=classes,
+            semantic=self._semantic,
+        )
 
 
 class SemanticInstanceEvaluator:
