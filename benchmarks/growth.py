@@ -42,6 +42,6 @@ def sentences(rows: Sequence[dict[str, Any]]) -> list[str]:
     for (operation, mode, dim, dtype, provider), value in exponents(rows).items():
         parts.setdefault((operation, mode, dim, dtype), []).append(f"{provider} N^{value:.2f}")
     return [
-        f"{operation} {mode} D={dim} {dtype}, time over the {NUM_SIZES} largest N: {', '.join(providers)}"
+        f"{operation} {mode} D={dim} {dtype}, over the {NUM_SIZES} largest N: {', '.join(providers)}"
         for (operation, mode, dim, dtype), providers in parts.items()
     ]

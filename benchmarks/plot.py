@@ -3,9 +3,10 @@
     python benchmarks/plot.py                        every file of benchmarks/results, into benchmarks/results/plots
     python benchmarks/plot.py --output DIR FILE...   these files, into DIR
 
-One PNG per file, operation, D and dtype with at least two sizes; `pytest benchmarks --benchmark --bench-scaling` makes
-such files. Lines without points are floors: of time, the products that a symmetric schedule cannot do without at the
-machine's own rate of float32 matrix products (`sgemm_gflops` in the file, CPU only); of memory, the results alone.
+One PNG per file, operation, D and dtype with at least three sizes; `pytest benchmarks --benchmark --bench-scaling`
+makes such files. Lines without points are floors: of time, the products that a symmetric schedule cannot do without
+at the machine's own rate of float32 matrix products (`sgemm_gflops` in the file, CPU only); of memory, the results
+alone.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from growth import exponent
+from growth import NUM_SIZES, exponent
 
 RESULTS = Path(__file__).resolve().parent / "results"
 # Floating-point operations in units of N^2 D, pairs i, j and j, i sharing their cosine. Forward: the cosines (1), each
@@ -60,12 +61,12 @@ def floor_mib(operation: str, mode: str, num_points: int, dim: int, dtype: str) 
 
 
 def figures(rows: Sequence[Row]) -> Iterator[tuple[tuple[str, int, str], list[Row]]]:
-    """The rows of each (operation, D, dtype) that ran at two sizes or more."""
+    """The rows of each (operation, D, dtype) that ran at three sizes or more."""
     groups: dict[tuple[str, int, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["operation"], row["dim"], row["dtype"]), []).append(row)
     for key, group in groups.items():
-        if len({row["num_points"] for row in group if row["status"] == "ok"}) > 1:
+        if len({row["num_points"] for row in group if row["status"] == "ok"}) >= NUM_SIZES:
             yield key, group
 
 
@@ -175,7 +176,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(path)
             written += 1
     if not written:
-        print("no result file has two sizes of one case: run `pytest benchmarks --benchmark --bench-scaling`")
+        print(
+            "no result file has three sizes of one case: run `pytest benchmarks --benchmark --bench-scaling`"
+        )
     return 0
 
 

@@ -3,9 +3,9 @@
     python benchmarks/render.py            rewrite README.md between its markers
     python benchmarks/render.py --check    exit 1 where README.md differs from the files (CI)
 
-One table per file of benchmarks/results, newest first, and below it the pictures that benchmarks/plot.py drew from that
-file; a file with no row that ran gives no table. Where N grows, a line for each operation says how time does. Needs
-only the standard library.
+The newest file of benchmarks/results gives a table, of several of one day that of the shortest name; files from which
+benchmarks/plot.py drew pictures give those and how time grows with N; the other files give tables that open with a
+click, and one with no row that ran gives nothing. Needs only the standard library.
 """
 
 from __future__ import annotations
@@ -35,22 +35,27 @@ def cell(row: dict | None) -> str:
     return f"{milliseconds(row['median_ms'])}{memory}"
 
 
-def table(result: dict) -> str:
-    environment, rows = result["environment"], result["rows"]
+def caption(environment: dict) -> str:
+    """Where, with what and when the rows were measured."""
     where = environment.get("gpu") or f"{environment['cpu']}, {environment['threads']} threads"
     versions = ", ".join(
         f"{name} {environment[name]}" for name in ("torch", "triton") if environment.get(name)
     )
+    text = f"{where}; {versions}; commit `{environment['commit']}`, {environment['date']}."
+    if environment.get("load"):
+        text += f" Load average before the run: {environment['load']}."
+    return text
+
+
+def table(result: dict) -> str:
+    rows = result["rows"]
     providers = list(dict.fromkeys(row["provider"] for row in rows if row["status"] != "absent"))
     cases: dict[tuple, dict[str, dict]] = {}
     for row in rows:
         case = (row["operation"], row["mode"], row["num_points"], row["dim"], row["dtype"])
         cases.setdefault(case, {})[row["provider"]] = row
-    caption = f"{where}; {versions}; commit `{environment['commit']}`, {environment['date']}."
-    if environment.get("load"):
-        caption += f" Load average before the run: {environment['load']}."
     lines = [
-        f"{caption} Median milliseconds, in brackets the peak memory above the inputs in MiB.",
+        f"{caption(result['environment'])} Median milliseconds, in brackets the peak memory above the inputs in MiB.",
         "",
         "| operation | mode | N | D | dtype | " + " | ".join(providers) + " |",
         "|---|---|--:|--:|---|" + "--:|" * len(providers),
@@ -58,21 +63,33 @@ def table(result: dict) -> str:
     for (operation, mode, num_points, dim, dtype), by_provider in cases.items():
         cells = " | ".join(cell(by_provider.get(provider)) for provider in providers)
         lines.append(f"| `{operation}` | {mode} | {num_points:,} | {dim} | {dtype} | {cells} |")
-    lines += ["", *(f"- {sentence}" for sentence in sentences(rows))]
-    return "\n".join(lines).rstrip()
+    return "\n".join(lines)
 
 
-def pictures(name: str, results: Path) -> list[str]:
-    """A line for each plot of the result file `name`, without extension; `results` is the folder of both."""
-    plots = sorted((results / "plots").glob(f"{name}_*.png"))
-    return [f"![{plot.stem}](benchmarks/results/plots/{plot.name})" for plot in plots]
+def growth(result: dict, name: str, plots: list[Path]) -> str:
+    """The plots of the result file `name`, without extension, with what they cannot say."""
+    numbers = f"[{name}.csv](benchmarks/results/{name}.csv)"
+    lines = [
+        f"{caption(result['environment'])} Time and peak memory against N; every number: {numbers}. Times grow as",
+        "",
+        *(f"- {sentence}" for sentence in sentences(result["rows"])),
+        "",
+        *(f"![{plot.stem}](benchmarks/results/plots/{plot.name})" for plot in plots),
+    ]
+    return "\n".join(lines)
 
 
 def section(results: Path = FOLDER / "results") -> str:
     files = {path: json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))}
     measured = [path for path in files if any(row["status"] == "ok" for row in files[path].get("rows", ()))]
+    measured.sort(key=lambda path: len(path.stem))
     measured.sort(key=lambda path: files[path]["environment"]["date"], reverse=True)
-    parts = [part for path in measured for part in (table(files[path]), *pictures(path.stem, results))]
+    plots = {path: sorted((results / "plots").glob(f"{path.stem}_*.png")) for path in measured}
+    tables = [path for path in measured if not plots[path]]
+    parts = [table(files[path]) for path in tables[:1]]
+    parts += [growth(files[path], path.stem, plots[path]) for path in measured if plots[path]]
+    for path in tables[1:]:
+        parts.append(f"<details><summary>{path.stem}</summary>\n\n{table(files[path])}\n\n</details>")
     return "\n\n".join(parts) or NOTHING
 
 

@@ -138,7 +138,7 @@ def test_plots_come_from_result_files_and_reach_the_readme(scaling_result, tmp_p
     assert (tmp_path / "plots" / name).stat().st_size < 200_000
     section = render.section(tmp_path)
     assert f"(benchmarks/results/plots/{name})" in section
-    assert "| out of memory |" in section
+    assert "| out of memory |" not in section, "a table beside the plots"
 
 
 def test_lines_of_a_plot(scaling_result):
@@ -166,6 +166,9 @@ def test_the_exponent_of_growth(scaling_result, tmp_path):
     (line,) = growth.sentences(scaling_result["rows"])
     assert line.endswith("rpe_ops cpu N^1.00") and "naive" not in line
     (tmp_path / "run.json").write_text(json.dumps(scaling_result), encoding="utf-8")
+    assert "| out of memory |" in render.section(tmp_path), "a table without plots"
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "run_mean_shift.png").touch()
     assert f"- {line}" in render.section(tmp_path)
 
 
