@@ -1,5 +1,5 @@
-"""Large cases: forward and backward of N = 16,384 points in O(N D) memory, measured in a process of its own; half as many
-points where a backend takes its time."""
+"""Large cases: forward and backward of N = 16,384 points in O(N D) memory, measured in a process of its own; half
+as many points where a backend takes its time."""
 
 import subprocess
 import sys
