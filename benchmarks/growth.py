@@ -40,7 +40,7 @@ def sentences(rows: Sequence[dict[str, Any]]) -> list[str]:
     """One line for each operation, mode, D and dtype that ran at enough sizes."""
     parts: dict[tuple[str, str, int, str], list[str]] = {}
     for (operation, mode, dim, dtype, provider), value in exponents(rows).items():
-        parts.setdefault((operation, mode, dim, dtype), []).append(f"{provider} N^{value:.2f}")
+        parts.setdefault((operation, mode, dim, dtype), []).append(f"{provider} N^{value:.1f}")
     return [
         f"{operation} {mode} D={dim} {dtype}, over the {NUM_SIZES} largest N: {', '.join(providers)}"
         for (operation, mode, dim, dtype), providers in parts.items()

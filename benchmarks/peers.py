@@ -93,8 +93,8 @@ def attentions(device: torch.device, with_compiled: bool) -> dict[str, Attention
         }
         peers |= {f"SDPA {name}": functools.partial(sdpa_with, kind) for name, kind in named.items()}
         peers["flash-attn"] = flash_attn
-        if with_compiled:
-            peers["FlexAttention"] = flex
+    if with_compiled:
+        peers["FlexAttention"] = flex
     return peers
 
 

@@ -4,9 +4,9 @@
     python benchmarks/plot.py --output DIR FILE...   these files, into DIR
 
 One PNG per file, operation, D and dtype with at least three sizes; `pytest benchmarks --benchmark --bench-scaling`
-makes such files. Lines without points are floors: of time, the products that a symmetric schedule cannot do without
-at the machine's own rate of float32 matrix products (`sgemm_gflops` in the file, CPU only); of memory, the results
-alone.
+makes such files. Lines without points are what to compare with: of time, the products that a symmetric schedule
+cannot do without at the machine's own rate of float32 matrix products (`sgemm_gflops` in the file, CPU only), which
+kernels may beat; of memory, the results alone.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def measured(rows: Sequence[Row], value: str) -> Series:
         points = [(row["num_points"], row[value]) for row in line if row["status"] == "ok" and row[value]]
         short = [row["num_points"] for row in line if row["status"] == "out of memory"]
         grows = exponent(points) if value == "median_ms" else None
-        note = f" (N^{grows:.2f})" if grows is not None else ""
+        note = f" (N^{grows:.1f})" if grows is not None else ""
         note += f" (out of memory at {min(short):,})" if short else ""
         if points:
             lines[f"{provider}, {mode}{note}"] = sorted(points)
@@ -99,7 +99,7 @@ def floors(environment: Row, key: tuple[str, int, str], rows: Sequence[Row], val
             label = f"floor of memory, {mode}: the results"
         else:
             points = [(size, gflops and floor_ms(operation, mode, size, dim, gflops)) for size in sizes]
-            label = f"floor of time, {mode}: products at {gflops} GFLOP/s"
+            label = f"products at sgemm's {gflops} GFLOP/s, {mode}"
         if all(floor for _, floor in points):
             lines[label] = points
     return lines

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from growth import sentences
 
+from plot import floor_ms
+
 FOLDER = Path(__file__).resolve().parent
 README = FOLDER.parent / "README.md"
 BEGIN, END = "<!-- benchmarks: begin (written by benchmarks/render.py) -->", "<!-- benchmarks: end -->"
@@ -63,7 +65,40 @@ def table(result: dict) -> str:
     for (operation, mode, num_points, dim, dtype), by_provider in cases.items():
         cells = " | ".join(cell(by_provider.get(provider)) for provider in providers)
         lines.append(f"| `{operation}` | {mode} | {num_points:,} | {dim} | {dtype} | {cells} |")
-    return "\n".join(lines)
+    return "\n".join(lines) + comparison(result)
+
+
+def comparison(result: dict) -> str:
+    """At the largest N how many times faster than the peers `rpe_ops cpu` was, and at what share of the rate of the
+    machine's own float32 matrix product, counting the operations that a symmetric schedule cannot do without. Empty
+    without peers."""
+    gflops, times = result["environment"].get("sgemm_gflops"), {}
+    for row in result["rows"]:
+        if row["status"] == "ok" and (row["device"], row["dtype"]) == ("cpu", "float32"):
+            case = (row["operation"], row["mode"], row["num_points"], row["dim"])
+            times.setdefault(case, {})[row["provider"]] = row["median_ms"]
+    lines = []
+    for (operation, mode, num_points, dim), by_provider in times.items():
+        own, known = (
+            by_provider.get("rpe_ops cpu"),
+            gflops and floor_ms(operation, mode, num_points, dim, gflops),
+        )
+        largest = max(size for name, _, size, _ in times if name == operation)
+        if own is None or not known or num_points < largest:
+            continue
+        peers = (by_provider.get(name) for name in ("naive PyTorch", "PyTorch SDPA"))
+        cells = " | ".join("" if peer is None else f"{peer / own:.3g}x" for peer in peers)
+        lines.append(f"| `{operation}` | {mode} | {num_points:,} | {dim} | {cells} | {known / own:.0%} |")
+    if not lines:
+        return ""
+    head = [
+        "`rpe_ops cpu` of this table against the peers, and its operations a second against the machine's own float32",
+        f"matrix product ({gflops} GFLOP/s just before the run; a symmetric schedule's operations, all pairs active):",
+        "",
+        "| operation | mode | N | D | naive PyTorch | PyTorch SDPA | of sgemm's rate |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    return "\n".join(["", "", *head, *lines])
 
 
 def growth(result: dict, name: str, plots: list[Path]) -> str:

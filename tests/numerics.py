@@ -3,7 +3,8 @@
 A result may err by twice (a gradient: three times) the error that eager PyTorch makes on the same input in the same
 dtype, both measured against float64, plus a floor for each dtype. Errors are relative to the largest exact entry, and
 for gradients also row by row, so that no missing row hides behind a large one. Half types are computed in float32 by
-contract: their eager error is that of a float32 computation whose result is rounded. Backends that multiply float16
+contract: their eager error is that of a float32 computation whose result is rounded. Backend `cpu` meets that where it
+multiplies bfloat16 copies, too. Backends that multiply float16
 operands on tensor cores have the error of eager PyTorch in the half type itself; float32 rows are two float16 parts
 there, 22 bits instead of 24, which may cost them one more such error.
 """

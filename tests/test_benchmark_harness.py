@@ -146,7 +146,7 @@ def test_lines_of_a_plot(scaling_result):
     key = ("mean_shift", 16, "float32")
     lines = plot.measured(rows, "median_ms")
     assert lines["naive PyTorch, forward (out of memory at 4,096)"] == [(1024, 10.24), (2048, 20.48)]
-    assert len(lines["rpe_ops cpu, forward (N^1.00)"]) == 3
+    assert len(lines["rpe_ops cpu, forward (N^1.0)"]) == 3
     ((size, floor), *_) = next(iter(plot.floors(environment, key, rows, "median_ms").values()))
     assert (size, floor) == (1024, pytest.approx(3 * 1024**2 * 16 / 50e9 * 1e3))
     ((size, floor), *_) = next(iter(plot.floors(environment, key, rows, "peak_mib").values()))
@@ -164,7 +164,7 @@ def test_the_exponent_of_growth(scaling_result, tmp_path):
     assert growth.exponent(points[:2]) is None
     assert growth.exponent([*points[:2], points[0]]) is None
     (line,) = growth.sentences(scaling_result["rows"])
-    assert line.endswith("rpe_ops cpu N^1.00") and "naive" not in line
+    assert line.endswith("rpe_ops cpu N^1.0") and "naive" not in line
     (tmp_path / "run.json").write_text(json.dumps(scaling_result), encoding="utf-8")
     assert "| out of memory |" in render.section(tmp_path), "a table without plots"
     (tmp_path / "plots").mkdir()

@@ -1,7 +1,7 @@
 """Speed of backend `cpu` that a change must not lose: ratios of times inside one run, one thread each, in turns.
 
-A ratio of two best times hardly depends on what else the machine does, and no clock has to be trusted. Bounds lie at a
-half to a third of what an idle AVX-512 machine shows (benchmarks/results), so that AVX2 and a busy machine pass.
+A ratio of two best times hardly depends on what else the machine does, and no clock has to be trusted. Bounds lie
+far below what an idle AVX-512 machine shows (benchmarks/results), so that AVX2 and a busy machine pass.
 """
 
 import time

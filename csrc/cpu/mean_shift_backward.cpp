@@ -128,14 +128,20 @@ RPE_KERNEL void symmetric_tiles(const MeanShift<T>& p, int64_t row, const Block&
           slope = fma(-column_offset, broadcast<V>(p.mass[own + r]), slope);
           slope = slope * load_vector(scratch.weights, i + r, j + v * kLanes<T>);
           acc[r][v] = slope;
-          if (Products::kHalf) {
-            const V excess = load<V>(p.half_excess + column + v * kLanes<T>) + broadcast<V>(p.half_excess[own + r]);
-            slope = fma(slope, excess, slope);
-          }
-          total = total + slope;
+          if (!Products::kHalf) total = total + slope;
         }
       }
       store_micro(scratch.slopes, i, j, acc);
+      // Of the slopes as they were rounded: dL/dkappa is what is left of them when the sums with the rows are taken off.
+      RPE_UNROLL
+      for (int v = 0; v < S::kVectors && Products::kHalf; ++v) {
+        const V column_excess = load<V>(p.half_excess + column + v * kLanes<T>);
+        RPE_UNROLL
+        for (int r = 0; r < S::kRows; ++r) {
+          const V slope = load_vector(scratch.slopes, i + r, j + v * kLanes<T>);
+          total = total + fma(slope, column_excess + broadcast<V>(p.half_excess[own + r]), slope);
+        }
+      }
       add_lanes<T>(total, totals);
     }
   }

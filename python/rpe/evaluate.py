@@ -76,9 +76,15 @@ def result_table(result: dict[str, Any], title: str) -> Table:
 
 
 def pictures(
-    predictor: Predictor, dataset: Dataset, result: dict[str, Any], count: int = 6
+    predictor: Predictor,
+    dataset: Dataset,
+    result: dict[str, Any],
+    count: int = 6,
+    *,
+    num_steps: int | None = None,
 ) -> list[ReportImage]:
-    """Images for the report: `count` of them, evenly spread from the worst to the best."""
+    """Images for the report: `count` of them, evenly spread from the worst to the best, grouped in `num_steps` loops as
+    for `result`."""
     task, key = predictor.task, result["order"]
     ranked = [index for index, row in enumerate(result["images"]) if row[key] is not None]
     order = sorted(ranked, key=lambda index: rank(result["images"][index], key))
@@ -88,7 +94,7 @@ def pictures(
     for place in chosen:
         index = order[place]
         sample = dataset[index]
-        prediction = predictor.predict(sample.image, keep_embedding=False)
+        prediction = predictor.predict(sample.image, num_steps=num_steps, keep_embedding=False)
         standing = {0: "the worst: ", last: "the best: "}.get(place, "") if last else ""
         images.append(
             ReportImage(
@@ -96,7 +102,7 @@ def pictures(
                 image=sample.image,
                 prediction=prediction.labels,
                 target=sample.label,
-                embeddings=predictor.trajectory(sample.image),
+                embeddings=predictor.trajectory(sample.image, num_steps=num_steps),
                 caption=f"{standing}{key} {result['images'][index][key]:.3f}",
                 has_background=dataset.has_background,
                 panels=task.panels(sample, prediction, dataset),

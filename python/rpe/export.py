@@ -50,7 +50,8 @@ def write_prediction(
     folder.mkdir(parents=True, exist_ok=True)
     if len(prediction.scores) > _MOST_LABELS:
         raise UserError(
-            f"{name}: {len(prediction.scores)} objects do not fit a 16-bit label map; raise decode.min_size"
+            f"{name}: {len(prediction.scores)} objects do not fit a 16-bit label map; raise decode.min_size "
+            "where the task has objects, or cut the image into parts"
         )
     height, width = prediction.labels.shape
     step = -(-max(height, width) // _MOST_PIXELS)

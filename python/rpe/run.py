@@ -68,7 +68,7 @@ def run_evaluation(
     title = f"{dataset.format} {split or 'all images'}"
     console.print(result_table(result, title))
     page = out / "evaluation.html"
-    images = pictures(predictor, dataset, result)
+    images = pictures(predictor, dataset, result, num_steps=num_steps)
     numbers = write_report(
         page, title, to_mapping(predictor.config), result, training_curves(run or out), images
     )

@@ -84,7 +84,8 @@ void check_half(const Case& c) {
   compare(result.log_density, exact.log_density, unit * (1 + 0.3 * c.kappa));
   compare(result.grad_points, exact.grad_points, 8 * unit * (1 + testing::largest(exact.grad_points)));
   compare(result.grad_log_weight, exact.grad_log_weight, 8 * unit * (1 + testing::largest(exact.grad_log_weight)));
-  compare(result.scalars, exact.scalars, unit * (1 + double(problem.point_offsets.back())));
+  // Sums over all points, in which errors of single points cancel.
+  compare(result.scalars, exact.scalars, 4 * unit * (1 + testing::largest(exact.scalars)));
 }
 
 // Where the CPU, kappa or the kernels do not allow it, the same request gives the bits of float.
@@ -103,7 +104,7 @@ void check_half_products() {
       check_half_refused({ragged, {}, 17, 5.0, 0.7, true});
       continue;
     }
-    for (int64_t dim : {3, 8, 17, 64, 100, 256}) check_half({ragged, {}, dim, 5.0, 1.0, false});
+    for (int64_t dim : {2, 3, 8, 17, 64, 100, 256}) check_half({ragged, {}, dim, 5.0, 1.0, false});
     for (int64_t dim : {3, 16, 48}) {
       for (double kappa : {1.0, 20.0}) {
         for (bool masses : {false, true}) check_half({{300, 47, 0, 241}, {}, dim, kappa, 0.7, masses});
