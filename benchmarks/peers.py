@@ -118,7 +118,7 @@ def attention_providers(
     """Every peer, those that fail on a small problem of the same kind with the reason."""
     providers = []
     for name, attend in attentions(case.device, with_compiled).items():
-        absent = failure(attention_steps(attend, kappa), case)
+        absent = failure(attention_steps(attend, kappa), case, backward=case.mode != "forward")
         steps = attention_steps(attend, kappa, num_steps)
         providers.append(Provider(name, None if absent else functools.partial(run, steps), absent=absent))
     return providers
