@@ -79,10 +79,8 @@ def comparison(result: dict) -> str:
             times.setdefault(case, {})[row["provider"]] = row["median_ms"]
     lines = []
     for (operation, mode, num_points, dim), by_provider in times.items():
-        own, known = (
-            by_provider.get("rpe_ops cpu"),
-            gflops and floor_ms(operation, mode, num_points, dim, gflops),
-        )
+        own = by_provider.get("rpe_ops cpu")
+        known = gflops and floor_ms(operation, mode, num_points, dim, gflops)
         largest = max(size for name, _, size, _ in times if name == operation)
         if own is None or not known or num_points < largest:
             continue

@@ -179,6 +179,10 @@ RPE_FORMULA void accumulate_group(const HalfTile& tile, int64_t i, int64_t j, in
     accumulate_pairs<float8, 1, kByRow>(tile, i, j, count, partner + d, stride, out + d);
 }
 
+// An operator's `pair` with its HalfProducts, for its table of kernels.
+#define RPE_HALF_PAIR pair<float, HalfProducts>
+#else
+#define RPE_HALF_PAIR nullptr
 #endif
 
 }  // namespace RPE_SIMD

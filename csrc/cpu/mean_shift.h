@@ -56,9 +56,6 @@ struct HalfProducts {
   RPE_FORMULA HalfRows masses(const MeanShift<float>& p) { return p.half_masses; }
   RPE_FORMULA HalfRows slopes(const MeanShift<float>& p) { return p.half_slopes; }
 };
-#define RPE_HALF_PAIR pair<float, HalfProducts>
-#else
-#define RPE_HALF_PAIR nullptr
 #endif
 
 // Rows of a block to the bfloat16 copies of the same rows. Only float has such.

@@ -268,11 +268,6 @@ void finish(const PairwiseLoss<T>& p, int64_t image, int64_t first_block, int64_
 
 }  // namespace
 
-#if defined(__AVX512BF16__)
-#define RPE_HALF_PAIR pair<float, HalfProducts>
-#else
-#define RPE_HALF_PAIR nullptr
-#endif
 #define RPE_TABLE(T, HALF_PAIR) \
   {prepare<T>, pair<T, FullProducts<T>>, HALF_PAIR, finish<T>, int64_t(sizeof(Scratch<T>))}
 extern const PairwiseLossKernels<float> pairwise_loss_float32 = RPE_TABLE(float, RPE_HALF_PAIR);

@@ -55,9 +55,9 @@ struct MeanShift {
   bool blurring;
   T kappa, eta;
   double tol;  // largest share of any density that may be left out; 0: nothing is
-  bool
-      half;  // images of the fixed route are blurred with products of bfloat16 copies: what the caller allows, until the
-             // driver has asked whether kappa and the kernels do
+  // Images of the fixed route are blurred with products of bfloat16 copies: what the caller allows, until the driver has
+  // asked whether kappa and the kernels do.
+  bool half;
   int64_t dim;
   const Block* point_blocks;
   const Block* source_blocks;  // equal to point_blocks when blurring

@@ -26,8 +26,8 @@ struct PairwiseLoss {
   int64_t dim;
   T threshold;  // 2 margin - 1, on the cosine
   bool with_gradient;
-  bool
-      half;  // the push sums bfloat16 copies: what the caller allows, until the driver has asked whether the kernels do
+  // The push sums bfloat16 copies: what the caller allows, until the driver has asked whether the kernels do.
+  bool half;
   const Block* blocks;
 
   // Outputs.
