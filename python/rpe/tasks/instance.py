@@ -44,8 +44,8 @@ class InstanceTask(Task):
         return f"{len(prediction.scores)} objects"
 
 
-class InstanceMosaic:
-    """Label maps of tiles, joined across their seams.
+class ObjectMosaic:
+    """What mosaics of objects share: the objects of one tile.
 
     Args:
         task: knows the foreground.
@@ -58,37 +58,53 @@ class InstanceMosaic:
         self, task: Task, size: tuple[int, int], grouping: RecurrentGrouping, rules: DecodeConfig
     ) -> None:
         self.task, self.size, self.grouping, self.rules = task, size, grouping, rules
-        self._joiner, self._without_largest = TileJoiner(*size), False
+        self.without_largest = False
+        """Whether the largest object is to be left out when all are joined: which it is, a tile does not show."""
+
+    def objects_of(
+        self,
+        tile: Tile,
+        output: Output,
+        grouping: RecurrentGrouping,
+        rules: DecodeConfig,
+        values: Tensor | None = None,
+    ) -> tuple[NDArray[np.int32], Sums]:
+        """Label map `[view]` of a tile and the sums of `values` `[C, view]` over its objects; by default of the
+        probability of the foreground."""
+        self.without_largest = rules.background == "largest" and tile != whole(*self.size)
+        if self.without_largest:
+            rules = replace(rules, background="none")
+        embedding = output.embedding[0]
+        found = decode(embedding, self.task.foreground(output), tile.size, grouping, rules)
+        values = found.probability[None] if values is None else values
+        stride = stride_of(embedding, tile.size)
+        return found.labels, object_sums(found.labels, embedding, values, stride, tile)
+
+
+class InstanceMosaic(ObjectMosaic):
+    """Label maps of tiles, joined across their seams."""
+
+    def __init__(
+        self, task: Task, size: tuple[int, int], grouping: RecurrentGrouping, rules: DecodeConfig
+    ) -> None:
+        super().__init__(task, size, grouping, rules)
+        self._joiner = TileJoiner(*size)
 
     def add(self, tile: Tile, output: Output) -> None:
         self.add_objects(tile, output, None)
 
     def add_objects(self, tile: Tile, output: Output, values: Tensor | None) -> None:
-        """Take the objects of a tile, and the sums of `values` `[C, view]` over them; by default of the probability of
-        the foreground."""
-        rules, self._without_largest = rules_of_tile(tile, self.size, self.rules)
-        found = decode(output.embedding[0], self.task.foreground(output), tile.size, self.grouping, rules)
-        values = found.probability[None] if values is None else values
-        stride = stride_of(output.embedding, tile.size)
-        sums = object_sums(found.labels, output.embedding[0], values, stride, tile)
-        self._joiner.add(tile, found.labels, sums)
+        """Take the objects of a tile with sums of `values`, as `objects_of` has them."""
+        self._joiner.add(tile, *self.objects_of(tile, output, self.grouping, self.rules, values))
 
     def objects(self) -> tuple[NDArray[np.int32], Sums]:
         """Label map `[H, W]` and sums of the objects of all tiles."""
-        return self._joiner.finish(self.rules.min_size, self._without_largest)
+        return self._joiner.finish(self.rules.min_size, self.without_largest)
 
     def finish(self, embedding: NDArray[np.float32]) -> Prediction:
         labels, sums = self.objects()
         confidence, centre = object_means(sums, 1)
         return Prediction(labels, object_scores(confidence[:, 0], centre), embedding)
-
-
-def rules_of_tile(tile: Tile, size: tuple[int, int], rules: DecodeConfig) -> tuple[DecodeConfig, bool]:
-    """Rules for one tile of an image of `size` (H, W), and whether the largest object is to be left out when all are
-    joined: which it is, a part of the image does not show."""
-    if rules.background != "largest" or tile == whole(*size):
-        return rules, False
-    return replace(rules, background="none"), True
 
 
 class InstanceEvaluator:

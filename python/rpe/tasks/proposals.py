@@ -19,18 +19,17 @@ from torch import Tensor
 
 from ..config import DecodeConfig
 from ..data import Dataset, Sample
-from ..decode import decode
 from ..grouping import RecurrentGrouping
 from ..joining import ObjectJoiner
 from ..metrics import ScoredMasks, average_recall, decode_mask, encode_labels
 from ..metrics.coco import RunLength
-from ..model import Output, stride_of
-from ..objects import object_means, object_scores, object_sums
+from ..model import Output
+from ..objects import object_means, object_scores
 from ..prediction import Prediction
 from ..report import Picture
 from ..tiling import Tile
 from .base import Task
-from .instance import rules_of_tile
+from .instance import ObjectMosaic
 from .plots import recall_plot
 from .truth import scored_masks
 
@@ -55,38 +54,26 @@ class ProposalsTask(Task):
         return f"{len(prediction.scores)} proposals"
 
 
-class ProposalsMosaic:
-    """For each concentration with each threshold the objects of tiles, joined; kept as run-length codes.
-
-    Args:
-        task: knows the foreground.
-        size: (H, W) of the image.
-        grouping: moves the points.
-        rules: of decoding.
-    """
+class ProposalsMosaic(ObjectMosaic):
+    """For each concentration with each threshold the objects of tiles, joined; kept as run-length codes."""
 
     def __init__(
         self, task: Task, size: tuple[int, int], grouping: RecurrentGrouping, rules: DecodeConfig
     ) -> None:
-        self.task, self.size, self.grouping, self.rules = task, size, grouping, rules
+        super().__init__(task, size, grouping, rules)
         kappas = rules.kappas or (float(grouping.kappa),)
         thresholds = rules.thresholds or (rules.threshold,)
         self._joiners = {pair: ObjectJoiner(*size) for pair in product(kappas, thresholds)}
         self._parts: dict[tuple[float, float], list[RunLength]] = {pair: [] for pair in self._joiners}
-        self._without_largest = False
 
     def add(self, tile: Tile, output: Output) -> None:
-        rules, self._without_largest = rules_of_tile(tile, self.size, self.rules)
-        embedding, foreground = output.embedding[0], self.task.foreground(output)
-        stride = stride_of(embedding, tile.size)
         moved: dict[float, RecurrentGrouping] = {}
         for (kappa, threshold), joiner in self._joiners.items():
             grouping = moved.setdefault(kappa, _RememberingGrouping(self.grouping, kappa))
-            one = replace(rules, threshold=threshold)
-            found = decode(embedding, foreground, tile.size, grouping, one)
-            sums = object_sums(found.labels, embedding, found.probability[None], stride, tile)
+            rules = replace(self.rules, threshold=threshold)
+            labels, sums = self.objects_of(tile, output, grouping, rules)
             parts = self._parts[kappa, threshold]
-            core = joiner.add(tile, found.labels, sums)
+            core = joiner.add(tile, labels, sums)
             numbers = range(len(parts) + 1, len(parts) + len(sums) + 1)
             parts += encode_labels(core, numbers, (tile.rows.start, tile.columns.start), self.size)
 
@@ -94,7 +81,7 @@ class ProposalsMosaic:
         masks: list[RunLength] = []
         scores: list[float] = []
         for pair, joiner in self._joiners.items():
-            number, sums = joiner.join(self.rules.min_size, self._without_largest)
+            number, sums = joiner.join(self.rules.min_size, self.without_largest)
             parts: list[list[RunLength]] = [[] for _ in sums]
             for part, code in zip(number[1:], self._parts[pair], strict=True):
                 if part:
