@@ -1,15 +1,17 @@
 """From `backend="auto"` to one backend, or an error that lists every backend's reason.
 
 It knows the environment's limits (devices, compilers, packages) and nothing of the user's arguments. The
-registry of backends is `rpe_ops/backends/__init__.py`. It never touches a tensor.
+registry of backends is `rpe_ops/backends/__init__.py`. It never reads what is in a tensor.
 """
 
 from __future__ import annotations
 
 import functools
+import operator
 import warnings
 
 import torch
+from torch import Tensor
 
 from rpe_ops import backends
 from rpe_ops.backends import BACKENDS
@@ -59,13 +61,23 @@ def parsed_device(function: str, device: torch.device | str) -> torch.device:
 def usable_device(function: str, device: torch.device | str) -> torch.device:
     """The same, and RuntimeError where it is a GPU that PyTorch does not see."""
     parsed = parsed_device(function, device)
-    if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
-        seen = torch.cuda.device_count()
+    if parsed.type == "cpu":
+        return parsed
+    seen = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+    kind = torch.accelerator.current_accelerator()
+    if kind is None or parsed.type != kind.type or (parsed.index or 0) >= seen:
+        has = "no GPU" if not seen or kind is None else f"{seen} {kind.type} device{'s' * (seen > 1)}"
         raise RuntimeError(
-            f"{function}: device {str(device)!r} cannot be used, PyTorch sees {seen or 'no'} GPU{'s' * (seen > 1)}; "
-            "use another device, or 'cpu'"
+            f"{function}: device {str(device)!r} cannot be used, PyTorch sees {has}; use another device, or 'cpu'"
         )
     return parsed
+
+
+def resolve_for(function: str, backend: str, rows: Tensor) -> str:
+    """The name of the backend that serves `rows [.., D]`; see `resolve`."""
+    # D is always a number for torch.compile too: kernels and backends are chosen by it
+    dim = operator.index(rows.shape[-1])
+    return resolve(function, backend, rows.device.type, rows.dtype, dim)
 
 
 def resolve(function: str, backend: str, device_type: str, dtype: torch.dtype, dim: int) -> str:
@@ -106,6 +118,13 @@ def check_name(function: str, backend: str) -> None:
 # torch.compile runs `resolve` while tracing, since a build cannot be traced. This is what
 # torch.compiler.assume_constant_result does; calling it would import the whole compiler, and Triton, with rpe_ops.
 resolve._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def waits_for_device(backend: str) -> str | None:
+    """Why a CUDA graph cannot capture `backend`, None where it can."""
+    if backend in ("reference", "torch"):
+        return f'backend {backend!r}, which reads offsets on the CPU; use backend="triton" or "cuda"'
+    return None
 
 
 def half_operands(backend: str, device_type: str, dtype: torch.dtype) -> bool:

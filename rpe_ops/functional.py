@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rpe_ops import dispatch, validate
+from rpe_ops.autocast import without_autocast
 from rpe_ops.autograd.connected_components import connected_components as connected_components_op
 from rpe_ops.autograd.mean_shift import mean_shift_step
 from rpe_ops.autograd.pairwise_loss import image_losses
@@ -91,12 +92,11 @@ def pairwise_loss(
     validate.choice(function, "normalizer", normalizer, ("points", "weights", "none"))
     validate.choice(function, "reduction", reduction, ("sum", "mean", "none"))
     ignore_index = validate.optional_integer(function, "ignore_index", ignore_index)
-    resolved = dispatch.resolve(
-        function, backend, embedding.device.type, embedding.dtype, embedding.shape[-1]
-    )
+    resolved = dispatch.resolve_for(function, backend, embedding)
+    validate.can_be_captured(function, embedding, dispatch.waits_for_device(resolved))
     half = dispatch.half_operands(resolved, embedding.device.type, embedding.dtype)
 
-    with torch.autocast(embedding.device.type, enabled=False):
+    with without_autocast(embedding):
         layout = layout_of(embedding, offsets)
         rows = packed(embedding)
         instances = sort_instances(label.reshape(-1), layout.offsets, ignore_index)
@@ -176,7 +176,8 @@ def mean_shift(
             stay; above 1 over-relaxes.
         num_steps: recurrent steps; 0 normalises only.
         seeds: None: every point moves (blurring). Else rows `[M, D]`, `[B, M, D]`, or packed with `seed_offsets`: only
-            these move and climb the density of the fixed `embedding`; gradients reach both.
+            these move and climb the density of the fixed `embedding`; gradients reach both. Of the embedding's dtype,
+            under `torch.autocast` of any.
         seed_offsets: `[B+1]` integer row offsets of packed seeds.
         weight: non-negative masses m_j of the embedding's points, shaped like it without D; may require grad.
         tol: largest share of a point's kernel mass that a step may leave out, in [0, 1); 0 computes every pair.
@@ -232,12 +233,12 @@ def mean_shift(
     validate.tolerance(function, tol)
     if weight is not None:
         validate.weights(function, weight, embedding, may_require_grad=True)
-    resolved = dispatch.resolve(
-        function, backend, embedding.device.type, embedding.dtype, embedding.shape[-1]
-    )
+    resolved = dispatch.resolve_for(function, backend, embedding)
+    within = "a tolerance, which chooses what to leave out; give tol=0.0" if tol > 0.0 else None
+    validate.can_be_captured(function, embedding, dispatch.waits_for_device(resolved) or within)
     half = dispatch.half_operands(resolved, embedding.device.type, embedding.dtype)
 
-    with torch.autocast(embedding.device.type, enabled=False):
+    with without_autocast(embedding):
         layout = layout_of(embedding, offsets)
         points = unit_rows(packed(embedding)) if normalize else packed(embedding)
         moving, offsets_of_moving, sources, shape = points, layout.offsets, None, embedding.shape
@@ -247,7 +248,8 @@ def mean_shift(
             validate.same_images(function, layout.num_images, seed_layout.num_images)
             offsets_of_moving, sources, shape = seed_layout.offsets, points, seeds.shape
             source_offsets = layout.offsets
-            moving = unit_rows(packed(seeds)) if normalize else packed(seeds)
+            rows = packed(seeds).to(points.dtype)
+            moving = unit_rows(rows) if normalize else rows
         mass = None if weight is None else weight.reshape(-1).to(points.dtype)
         concentration = (
             _scalar(kappa, points) if bandwidth is None else _scalar(bandwidth, points).square().reciprocal()
@@ -340,10 +342,9 @@ def connected_components(
     function = "connected_components"
     validate.embedding_rows(function, embedding, offsets)
     threshold = validate.unit_interval(function, "threshold", threshold)
-    resolved = dispatch.resolve(
-        function, backend, embedding.device.type, embedding.dtype, embedding.shape[-1]
-    )
-    with torch.autocast(embedding.device.type, enabled=False):
+    resolved = dispatch.resolve_for(function, backend, embedding)
+    validate.can_be_captured(function, embedding, dispatch.waits_for_device(resolved))
+    with without_autocast(embedding):
         layout = layout_of(embedding, offsets)
         rows = packed(embedding.detach())
         points = unit_rows(rows) if normalize else rows

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rpe_ops.backends.images import image_of_rows
+from rpe_ops.backends.images import accumulation_dtype, image_of_rows, segment_sums
 from rpe_ops.packing import Layout
 
 
@@ -54,10 +54,10 @@ def instance_weights(instances: SortedInstances, dtype: torch.dtype) -> Tensor:
 
 def image_sums(values: Tensor, layout: Layout) -> Tensor:
     """Sum of `values [T]` (sorted order) over the points of each image, `[B]` float64 (float32 where there is none)."""
-    wide = values.to(torch.float32 if values.device.type == "mps" else torch.float64)
+    wide = values.to(accumulation_dtype(values.device))
     if layout.points_per_image is not None:
         return wide.reshape(layout.num_images, layout.points_per_image).sum(1)
-    return torch.segment_reduce(wide, "sum", offsets=layout.offsets, unsafe=True)
+    return segment_sums(wide, layout.offsets)
 
 
 def _ignored(label: Tensor, ignore_index: int | None) -> Tensor:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from rpe_ops import functional
+from rpe_ops import dispatch, functional, validate
 
 
 class _OverRows(nn.Module):
@@ -40,9 +39,16 @@ class _OverRows(nn.Module):
         if list(values.shape) != spatial:
             raise ValueError(
                 f"{type(self).__name__}: label and weight maps must be {spatial} beside a feature map "
-                f"{list(features.shape)}, got {list(values.shape)}; resize labels with mode='nearest'"
+                f"{list(features.shape)}, got {list(values.shape)}; {_remedy(list(values.shape), spatial)}"
             )
         return values.flatten(1)
+
+
+def _remedy(given: list[int], expected: list[int]) -> str:
+    """For a map of another shape."""
+    if given == [expected[0], 1, *expected[1:]]:
+        return "call .squeeze(1)"
+    return "resize labels with mode='nearest'"
 
 
 class PairwiseLoss(_OverRows):
@@ -68,6 +74,14 @@ class PairwiseLoss(_OverRows):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        validate.unit_interval("PairwiseLoss", "margin", margin)
+        validate.choice(
+            "PairwiseLoss", "weight", weight, ("instance", "uniform"), "; a tensor goes to forward"
+        )
+        validate.choice("PairwiseLoss", "normalizer", normalizer, ("points", "weights", "none"))
+        validate.choice("PairwiseLoss", "reduction", reduction, ("sum", "mean", "none"))
+        validate.optional_integer("PairwiseLoss", "ignore_index", ignore_index)
+        dispatch.check_name("PairwiseLoss", backend)
         self.channel_dim = channel_dim
         self.options: dict[str, Any] = {
             "margin": margin,
@@ -118,7 +132,11 @@ class MeanShift(_OverRows):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        functional.validate.concentration("MeanShift", kappa, bandwidth)
+        validate.concentration("MeanShift", kappa, bandwidth)
+        validate.scalar("MeanShift", "eta", eta, lowest=0.0)
+        validate.step_count("MeanShift", num_steps)
+        validate.tolerance("MeanShift", tol)
+        dispatch.check_name("MeanShift", backend)
         for name, value in (("kappa", kappa), ("bandwidth", bandwidth), ("eta", eta)):
             if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
                 self.register_buffer(name, value)
@@ -175,5 +193,11 @@ class MeanShift(_OverRows):
             **self.options,
             "channel_dim": self.channel_dim,
         }
-        parts = [f"{k}={v.item() if isinstance(v, torch.Tensor) else v!r}" for k, v in shown.items()]
-        return ", ".join(parts)
+        return ", ".join(f"{name}={_shown(value)}" for name, value in shown.items())
+
+
+def _shown(value: Any) -> str:
+    """A setting as text; of a tensor its number, where it has one to read."""
+    if isinstance(value, Tensor):
+        return repr(value.item()) if validate.can_read(value) else f"a tensor on {value.device}"
+    return repr(value)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rpe_ops import dispatch, validate
+from rpe_ops.autocast import without_autocast
 from rpe_ops.autograd.seeding import farthest_points, nearest_rows
 from rpe_ops.backends.images import image_of_rows
 from rpe_ops.backends.rows import unit_rows
@@ -76,10 +77,10 @@ def select_seeds(
     num_seeds = validate.positive_count(
         function, "num_seeds", num_seeds, "give the number of seeds of one image"
     )
-    resolved = dispatch.resolve(
-        function, backend, embedding.device.type, embedding.dtype, embedding.shape[-1]
-    )
-    with torch.no_grad(), torch.autocast(embedding.device.type, enabled=False):
+    resolved = dispatch.resolve_for(function, backend, embedding)
+    ragged = "images of different sizes; give [B, N, D] rows" if offsets is not None else None
+    validate.can_be_captured(function, embedding, dispatch.waits_for_device(resolved) or ragged)
+    with torch.no_grad(), without_autocast(embedding):
         layout = layout_of(embedding, offsets)
         if layout.points_per_image == 0 and layout.num_images:
             raise ValueError(
@@ -133,6 +134,7 @@ def assign_to_modes(
     Args:
         embedding: `[N, D]` one image, `[B, N, D]` a batch, or `[T, D]` packed with `offsets`; any floating dtype.
         modes: rows `[M, D]`, `[B, M, D]`, or packed with `mode_offsets`: what `rpe_ops.mean_shift` made of the seeds.
+            Of the embedding's dtype, under `torch.autocast` of any.
         threshold: similarity in [0, 1] from which two modes are one; 0.95 is usual in robotics.
         offsets, mode_offsets: `[B+1]` integer row offsets of packed ragged batches. Images are never mixed.
         normalize: divide each row by its length first. False: rows are taken as unit vectors.
@@ -158,10 +160,11 @@ def assign_to_modes(
     validate.embedding_rows(function, embedding, offsets)
     validate.seeds(function, modes, embedding, mode_offsets, name="modes", offsets_name="mode_offsets")
     threshold = validate.unit_interval(function, "threshold", threshold)
-    resolved = dispatch.resolve(
-        function, backend, embedding.device.type, embedding.dtype, embedding.shape[-1]
-    )
-    with torch.no_grad(), torch.autocast(embedding.device.type, enabled=False):
+    resolved = dispatch.resolve_for(function, backend, embedding)
+    packing = offsets is not None or mode_offsets is not None
+    ragged = "images of different sizes; give [B, N, D] rows and [B, M, D] modes" if packing else None
+    validate.can_be_captured(function, embedding, dispatch.waits_for_device(resolved) or ragged)
+    with torch.no_grad(), without_autocast(embedding):
         layout, mode_layout = layout_of(embedding, offsets), layout_of(modes, mode_offsets)
         validate.same_images(
             function, layout.num_images, mode_layout.num_images, name="modes", offsets_name="mode_offsets"
@@ -169,10 +172,19 @@ def assign_to_modes(
         merged = connected_components(
             modes, threshold=threshold, offsets=mode_offsets, normalize=normalize, backend=resolved
         ).flatten()
-        points, targets = packed(embedding), packed(modes)
+        points = packed(embedding)
+        targets = packed(modes).to(points.dtype)
         if normalize:
             points, targets = unit_rows(points), unit_rows(targets)
-        nearest = nearest_rows(points, targets, layout.offsets, mode_layout.offsets, resolved)
+        nearest = nearest_rows(
+            points,
+            targets,
+            layout.offsets,
+            mode_layout.offsets,
+            resolved,
+            layout.points_per_image or 0,
+            mode_layout.points_per_image or 0,
+        )
         if merged.shape[0]:
             start = mode_layout.offsets[image_of_rows(layout.offsets, points.shape[0])]
             nearest = torch.where(

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rpe_ops.autocast import autocast_is_on
+
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _LAYOUT = "[N, D], [B, N, D] or [T, D] with offsets"
 
@@ -33,13 +35,21 @@ def embedding_rows(
     """`embedding` must be a floating tensor of rows, `offsets` must fit it."""
     layout = _LAYOUT.replace("offsets", offsets_name)
     expected = f"{function}: {name} must be a floating tensor {layout}, got"
-    module = "PairwiseLoss" if function == "pairwise_loss" else "MeanShift"
-    remedy = f"for feature maps use rpe_ops.nn.{module}(channel_dim=1)"
+    module = {"pairwise_loss": "PairwiseLoss", "mean_shift": "MeanShift"}.get(function)
+    if module and name == "embedding":
+        remedy = f"for feature maps use rpe_ops.nn.{module}(channel_dim=1)"
+    else:
+        remedy = f"of feature maps [B, D, H, W] give the rows {name}.flatten(2).mT"
     if not isinstance(embedding, Tensor):
         raise TypeError(f"{expected} {describe(embedding)}; convert it with torch.as_tensor")
     if embedding.dtype not in FLOATING:
         hint = remedy if embedding.ndim > 3 else "use float16, bfloat16, float32 or float64"
         raise TypeError(f"{expected} {describe(embedding)}; {hint}")
+    if embedding.is_nested:
+        raise TypeError(
+            f"{expected} a nested tensor; make it one of layout torch.jagged, and give {name}.values() and "
+            f"{offsets_name}={name}.offsets()"
+        )
     if embedding.layout is not torch.strided:
         raise TypeError(f"{expected} a {embedding.layout} tensor; call .to_dense() first")
     if embedding.ndim not in (2, 3):
@@ -146,9 +156,9 @@ def seeds(
     name: str = "seeds",
     offsets_name: str = "seed_offsets",
 ) -> None:
-    """Seeds (or modes) must be rows of the embedding's dtype, width and device."""
+    """Seeds (or modes) must be rows of the embedding's dtype (under autocast of any), width and device."""
     embedding_rows(function, rows, rows_offsets, name=name, offsets_name=offsets_name)
-    if rows.dtype != embedding.dtype:
+    if rows.dtype != embedding.dtype and not autocast_is_on(embedding):
         raise TypeError(
             f"{function}: {name} must have the dtype of embedding, {embedding.dtype}, got {rows.dtype}; "
             f"call {name}.to(embedding.dtype)"
@@ -179,6 +189,14 @@ def stays_in_capture(function: str, name: str, value: Any, embedding: Tensor) ->
             f"{function}: {name} must be on {embedding.device} while a CUDA graph is captured, got a tensor on "
             f"{value.device}; call {name}.to(embedding.device) before the capture"
         )
+
+
+def can_be_captured(function: str, embedding: Tensor, obstacle: str | None) -> None:
+    """While a CUDA graph is captured nothing may wait for the device, as `obstacle`, where there is one, does."""
+    if obstacle is None or not embedding.is_cuda or torch.compiler.is_compiling():
+        return
+    if torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(f"{function}: a CUDA graph cannot capture {obstacle}")
 
 
 def unit_interval(function: str, name: str, value: Any) -> float:
@@ -255,6 +273,8 @@ def row_numbers(function: str, name: str, value: Any, offsets: Tensor) -> None:
             raise ValueError(f"{expected} {describe(value)}; rows are counted within their image")
     elif _integer(value) is None:
         raise TypeError(f"{expected} {describe(value)}; rows are counted within their image")
+    elif _integer(value) < 0:  # type: ignore[operator]
+        raise ValueError(f"{expected} {describe(value)}; rows are counted from 0 within their image")
     rows = torch.as_tensor(value)
     if can_read(offsets) and can_read(rows):
         lengths = offsets.diff().cpu()

@@ -37,6 +37,18 @@ def test_tabletop_on_a_real_frame(test_data):
     assert found["after against the truth, adjusted Rand index"] > 0.5
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_hypersphere_attention_under_autocast(dtype):
+    """Queries are parameters, pixels come out of a layer: two dtypes."""
+    pytest.importorskip("sklearn", reason="recipes need the extra [train]")
+    module = importlib.import_module("hypersphere_attention")
+    network = module.MaskTransformer(module.HypersphereAttention, dim=8, num_queries=3)
+    images = torch.rand(2, 3, 12, 12)
+    with torch.autocast("cpu", dtype):
+        logits = network(images)
+    assert torch.nn.functional.cosine_similarity(logits.float(), network(images), dim=2).min() > 0.99
+
+
 def test_hypersphere_attention():
     found = run("hypersphere_attention", "--size", "16", "--steps", "4", "--dim", "8")
     assert found["largest difference of the losses, relative"] < 1e-4

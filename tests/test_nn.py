@@ -138,6 +138,10 @@ def test_repr_says_what_is_set():
         assert abs(shown - 25.0) < 1e-4 and "num_steps=1" in repr(module)
 
 
+def test_repr_of_a_module_without_numbers():
+    assert "kappa=a tensor on meta" in repr(rpe_ops.nn.MeanShift(nn.Parameter(torch.tensor(9.0))).to("meta"))
+
+
 @pytest.mark.parametrize("features", [FEATURES[0, 0], [1.0], None])
 def test_what_is_no_feature_map_is_refused(features):
     for module in (rpe_ops.nn.MeanShift(9.0, channel_dim=1), rpe_ops.nn.PairwiseLoss(channel_dim=1)):
@@ -157,8 +161,41 @@ def test_channel_dims_that_do_not_exist_are_refused(channel_dim):
 def test_label_maps_of_another_size_are_refused():
     with pytest.raises(ValueError, match=r"PairwiseLoss: label.*got \[2, 4, 5\].*nearest"):
         rpe_ops.nn.PairwiseLoss(channel_dim=1)(FEATURES, LABELS[:, :, :5])
+    with pytest.raises(ValueError, match=r"PairwiseLoss: label.*got \[2, 1, 4, 6\]; call .squeeze\(1\)"):
+        rpe_ops.nn.PairwiseLoss(channel_dim=1)(FEATURES, LABELS[:, None])
     with pytest.raises((TypeError, ValueError), match="label must be an integer tensor"):
         rpe_ops.nn.PairwiseLoss(channel_dim=1)(FEATURES, LABELS.float())
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({"eta": -1.0}, "eta must"),
+        ({"num_steps": -1}, "num_steps must"),
+        ({"tol": 1.0}, "tol must"),
+        ({"backend": "zz"}, "backend must"),
+    ],
+)
+def test_wrong_options_of_mean_shift_are_refused_at_once(options, expected):
+    with pytest.raises(ValueError, match=f"MeanShift: {expected}"):
+        rpe_ops.nn.MeanShift(9.0, **options)
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({"margin": 3.0}, "margin must"),
+        ({"weight": "size"}, "weight must"),
+        ({"weight": torch.ones(2)}, "weight must .*; a tensor goes to forward"),
+        ({"normalizer": "pairs"}, "normalizer must"),
+        ({"reduction": "max"}, "reduction must"),
+        ({"ignore_index": 0.5}, "ignore_index must"),
+        ({"backend": "zz"}, "backend must"),
+    ],
+)
+def test_wrong_options_of_the_loss_are_refused_at_once(options, expected):
+    with pytest.raises((TypeError, ValueError), match=f"PairwiseLoss: {expected}"):
+        rpe_ops.nn.PairwiseLoss(**options)
 
 
 def test_wrong_options_are_refused_at_once():

@@ -7,6 +7,7 @@ from test_pairwise_loss import check, run, run_naive
 import numerics
 import problems
 import rpe_ops
+from rpe_ops.backends import images
 
 # Sizes
 
@@ -59,10 +60,10 @@ def test_nothing_gives_zero(backend, shape, reduction):
 
 
 def test_packed_batch_without_images_or_points(backend):
-    for offsets, images in (([0], 0), ([0, 0, 0], 2)):
+    for offsets, num_images in (([0], 0), ([0, 0, 0], 2)):
         options = {"offsets": torch.tensor(offsets), "reduction": "none", "backend": backend}
         loss, grad = run(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), **options)
-        assert torch.equal(loss, torch.zeros(images))
+        assert torch.equal(loss, torch.zeros(num_images))
         assert grad.shape == (0, 4)
 
 
@@ -285,3 +286,20 @@ def test_threads_do_not_change_the_bits_of_cpu(backend, restored_threads):
         torch.set_num_threads(threads)
         results.append(run(embedding, label, backend=backend))
     assert all(map(torch.equal, *results))
+
+
+def test_devices_that_cannot_reduce_segments(monkeypatch):
+    """Apple's GPUs; the sums of a CPU stand in for theirs."""
+    embedding, label = problems.clustered(40, 5).float().requires_grad_(), problems.labels(40)
+    offsets = torch.tensor([0, 0, 15, 40])
+
+    def result() -> tuple[torch.Tensor, ...]:
+        options = {"offsets": offsets, "normalizer": "weights", "reduction": "none", "backend": "torch"}
+        loss = rpe_ops.pairwise_loss(embedding, label, **options)
+        return loss, *torch.autograd.grad(loss.sum(), embedding)
+
+    expected = result()
+    monkeypatch.setattr(images, "_REDUCES_SEGMENTS", ())
+    monkeypatch.setattr(torch, "segment_reduce", None)
+    for found, right in zip(result(), expected, strict=True):
+        numerics.assert_same(found, right)

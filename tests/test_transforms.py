@@ -306,7 +306,7 @@ def test_backward_twice_through_one_graph(backend):
     assert torch.equal(torch.autograd.grad(loss, leaf)[0], first)
 
 
-def test_inputs_on_the_meta_device_have_the_right_shapes(backend):
+def test_fake_inputs_have_the_right_shapes(backend):
     if backend == "cpu":
         pytest.skip("the C++ backend refuses tensors that are not on the CPU")
     with torch._subclasses.FakeTensorMode():
@@ -315,3 +315,59 @@ def test_inputs_on_the_meta_device_have_the_right_shapes(backend):
         assert rpe_ops.mean_shift(rows, kappa=9.0, backend=backend).shape == (3, 12, 4)
         assert rpe_ops.pairwise_loss(rows, label, reduction="none", backend=backend).dtype == torch.float32
         assert rpe_ops.connected_components(rows, threshold=0.9, backend=backend).shape == (3, 12)
+
+
+OVER_ROWS = {
+    "mean_shift": lambda rows, backend: moved_of(rows, backend),
+    "seeds": lambda rows, backend: moved_of(rows, backend, seeds=rows[:3].flip(1)),
+    "pairwise_loss": lambda rows, backend: loss_of(
+        rows, torch.arange(rows.shape[0], device=rows.device) % 3, backend
+    ),
+    "connected_components": lambda rows, backend: rpe_ops.connected_components(
+        rows, threshold=0.9, backend=backend
+    ),
+    "select_seeds": lambda rows, backend: rpe_ops.select_seeds(rows, 4, backend=backend),
+    "assign_to_modes": lambda rows, backend: rpe_ops.assign_to_modes(
+        rows, rows[:4], threshold=0.9, backend=backend
+    ),
+}
+
+
+def test_tensors_on_the_meta_device_have_the_right_shapes():
+    rows = torch.empty(12, 4, device="meta", requires_grad=True)
+    shapes = {name: function(rows, "auto").shape for name, function in OVER_ROWS.items()}
+    assert shapes["mean_shift"] == (12, 4) and shapes["seeds"] == (3, 4) and shapes["pairwise_loss"] == ()
+    assert shapes["connected_components"] == shapes["assign_to_modes"] == (12,)
+    assert shapes["select_seeds"] == (4,)
+    (moved_of(rows, "auto").sum() + OVER_ROWS["pairwise_loss"](rows, "auto")).backward()
+    assert rows.grad.shape == (12, 4)
+
+
+@pytest.mark.parametrize("operator", OVER_ROWS)
+def test_one_compiled_function_serves_every_shape(backend, operator):
+    """D too, which kernels are chosen by: a trace with symbols for all sizes must make a number of it."""
+
+    def function(rows: Tensor) -> Tensor:
+        return OVER_ROWS[operator](rows, backend)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(function, fullgraph=True, dynamic=True, backend="eager")
+    for num_points, dim in ((12, 4), (17, 4), (12, 6)):
+        rows = problems.clustered(num_points, dim).to(problems.widest())
+        numerics.assert_same(compiled(rows).to(rows.dtype), function(rows).to(rows.dtype))
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_seeds_of_another_dtype_under_autocast(backend, dtype):
+    """A layer's output beside a parameter, which stays float32."""
+    points, seeds = IMAGES.float(), SEEDS.float().requires_grad_()
+    with torch.autocast(points.device.type, dtype=dtype):
+        moved = moved_of(points.to(dtype), backend, seeds=seeds)
+        label = rpe_ops.assign_to_modes(points.to(dtype), seeds, threshold=0.9, backend=backend)
+    assert moved.dtype == dtype
+    numerics.assert_values(moved, moved_of(points, "reference", seeds=seeds).double(), scale=4.0)
+    assert torch.autograd.grad(moved.float().sum(), seeds)[0].dtype == torch.float32
+    assert label.shape == points.shape[:-1]
+    with pytest.raises(TypeError, match="seeds must have the dtype of embedding"):
+        moved_of(points.to(dtype), backend, seeds=seeds)

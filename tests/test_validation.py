@@ -262,3 +262,42 @@ def test_tensors_from_the_cpu_are_refused_in_a_cuda_graph(monkeypatch):
     with pytest.raises(ValueError, match="kappa must be on cuda:0 while a CUDA graph is captured"):
         validate.stays_in_capture("mean_shift", "kappa", kappa, on_gpu)
     validate.stays_in_capture("mean_shift", "kappa", 9.0, on_gpu)
+
+
+def test_what_cannot_be_captured_is_refused_in_a_cuda_graph(monkeypatch):
+    on_gpu = SimpleNamespace(is_cuda=True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    validate.can_be_captured("mean_shift", on_gpu, "this")
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    validate.can_be_captured("mean_shift", on_gpu, None)
+    validate.can_be_captured("mean_shift", ROWS, "this")
+    with pytest.raises(RuntimeError, match="mean_shift: a CUDA graph cannot capture this"):
+        validate.can_be_captured("mean_shift", on_gpu, "this")
+
+
+@pytest.mark.parametrize(
+    "function, name, remedy",
+    [
+        ("mean_shift", "embedding", r"use rpe_ops.nn.MeanShift\(channel_dim=1\)$"),
+        ("pairwise_loss", "embedding", r"use rpe_ops.nn.PairwiseLoss\(channel_dim=1\)$"),
+        ("select_seeds", "embedding", r"embedding.flatten\(2\).mT$"),
+        ("mean_shift", "seeds", r"seeds.flatten\(2\).mT$"),
+    ],
+)
+def test_feature_maps_are_told_how_to_be_rows(function, name, remedy):
+    with pytest.raises(ValueError, match=remedy):
+        validate.embedding_rows(function, torch.ones(2, 3, 4, 5), None, name=name)
+
+
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_are_told_how_to_be_packed(layout):
+    nested = torch.nested.nested_tensor([torch.ones(3, 4), torch.ones(2, 4)], layout=layout)
+    with pytest.raises(TypeError, match=r"embedding.values\(\) and offsets=embedding.offsets\(\)"):
+        rpe_ops.mean_shift(nested, kappa=9.0)
+
+
+def test_negative_first_seeds_are_refused_in_compiled_code_too(monkeypatch):
+    monkeypatch.setattr(validate, "can_read", lambda tensor: False)
+    with pytest.raises(ValueError, match="first must be a row number .* got int -1"):
+        rpe_ops.select_seeds(ROWS, 2, first=-1)

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from rpe_ops import backends
+from rpe_ops.autocast import without_autocast
 from rpe_ops.autograd.common import Folded
 
 
 @torch.library.custom_op("rpe_ops::connected_components", mutates_args=())
 def connected_components(points: Tensor, offsets: Tensor, threshold: float, backend: str) -> Tensor:
     """Labels `[T]` int64 of packed unit rows `[T, D]` with `offsets [B+1]`."""
-    with torch.autocast(points.device.type, enabled=False):
+    with without_autocast(points):
         labels: Tensor = backends.operator_module(backend, "connected_components").forward(
             points, offsets, threshold
         )

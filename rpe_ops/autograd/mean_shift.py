@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rpe_ops import backends
+from rpe_ops.autocast import without_autocast
 from rpe_ops.autograd.common import (
     Folded,
     add_poison,
@@ -40,7 +41,7 @@ def mean_shift_forward(
     When blurring, `sources` and `source_offsets` are None: the points and their offsets serve. Half of `tol` goes to
     centroids in the place of collapsed sources, half to what the backend leaves out.
     """
-    with torch.autocast(points.device.type, enabled=False):
+    with without_autocast(points):
         forward = backends.operator_module(backend, "mean_shift").forward
         columns = point_offsets if source_offsets is None else source_offsets
         poison = poisoned_images(points if sources is None else sources, columns)
@@ -96,7 +97,7 @@ def mean_shift_backward(
     tol: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of points, sources (empty when blurring), weight (empty unless asked for), kappa and eta."""
-    with torch.autocast(points.device.type, enabled=False):
+    with without_autocast(points):
         backward = backends.operator_module(backend, "mean_shift").backward
         columns = point_offsets if source_offsets is None else source_offsets
         partners = points if sources is None else sources

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rpe_ops.autocast import without_autocast
 from rpe_ops.autograd.common import map_in_turn
 from rpe_ops.backends.blocked.mean_shift_curvature import Inputs, curvature, tangent
 
@@ -29,7 +30,7 @@ def mean_shift_tangent(
     d_eta: Tensor,
 ) -> Tensor:
     """The derivative Z' `[M, D]` of the moved points along a direction of the inputs."""
-    with torch.autocast(points.device.type, enabled=False):
+    with without_autocast(points):
         columns = point_offsets if source_offsets is None else source_offsets
         direction = Inputs(d_points, d_sources, d_weight, d_kappa, d_eta)
         return tangent(Inputs(points, sources, weight, kappa, eta), direction, point_offsets, columns)
@@ -53,7 +54,7 @@ def mean_shift_curvature(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Z', and the derivatives along the direction of the gradients in points, sources (empty when blurring), weight
     (empty without masses), kappa and eta."""
-    with torch.autocast(points.device.type, enabled=False):
+    with without_autocast(points):
         columns = point_offsets if source_offsets is None else source_offsets
         inputs = Inputs(points, sources, weight, kappa, eta)
         direction = Inputs(d_points, d_sources, d_weight, d_kappa, d_eta)

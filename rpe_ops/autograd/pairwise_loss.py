@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rpe_ops import backends
+from rpe_ops.autocast import without_autocast
 from rpe_ops.autograd.common import (
     Folded,
     add_poison,
@@ -19,7 +20,7 @@ from rpe_ops.autograd.common import (
     poisoned_images,
 )
 from rpe_ops.backends.blocked.pairwise_loss import slope_product
-from rpe_ops.backends.images import image_of_rows
+from rpe_ops.backends.images import image_of_rows, segment_sums
 
 
 @torch.library.custom_op("rpe_ops::pairwise_loss_forward", mutates_args=())
@@ -38,7 +39,7 @@ def pairwise_loss_forward(
 
     `order [T]` sorts the rows by (image, instance); `instance [T]` and `weight [T]` are given in that order.
     """
-    with torch.autocast(points.device.type, enabled=False):
+    with without_autocast(points):
         forward = backends.operator_module(backend, "pairwise_loss").forward
         loss, sorted_grad = forward(points[order], instance, weight, offsets, margin, with_gradient, half)
         poison = poisoned_images(points, offsets)
@@ -100,7 +101,7 @@ def pairwise_loss_curvature(
     direction: Tensor,
 ) -> Tensor:
     """(6): the second derivative of each image's loss applied to `direction [T, D]`, in blocked PyTorch."""
-    with torch.autocast(points.device.type, enabled=False):
+    with without_autocast(points):
         product = torch.empty_like(points)
         product[order] = slope_product(points[order], instance, weight, offsets, margin, direction[order])
         return product
@@ -149,7 +150,7 @@ def _(
 @torch.library.custom_op("rpe_ops::pairwise_loss_slope", mutates_args=())
 def pairwise_loss_slope(grad: Tensor, direction: Tensor, offsets: Tensor) -> Tensor:
     """The derivative `[B]` of each image's loss along `direction [T, D]`, from its gradient `[T, D]`."""
-    return torch.segment_reduce((direction * grad).sum(1), "sum", offsets=offsets, unsafe=True)
+    return segment_sums((direction * grad).sum(1), offsets)
 
 
 @pairwise_loss_slope.register_fake

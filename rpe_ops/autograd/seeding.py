@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from rpe_ops import backends
+from rpe_ops.autocast import without_autocast
 from rpe_ops.autograd.common import Folded
 
 
@@ -15,7 +16,7 @@ def farthest_points(
     points: Tensor, offsets: Tensor, num_seeds: int, first: Tensor, points_per_image: int, backend: str
 ) -> Tensor:
     """Row numbers `[B, num_seeds]` within each image of unit rows `[T, D]`; see `backends/reference/seeding.py`."""
-    with torch.autocast(points.device.type, enabled=False):
+    with without_autocast(points):
         index: Tensor = backends.operator_module(backend, "seeding").farthest_points(
             points, offsets, num_seeds, first, points_per_image
         )
@@ -49,18 +50,32 @@ def _(
 
 @torch.library.custom_op("rpe_ops::nearest_rows", mutates_args=())
 def nearest_rows(
-    points: Tensor, rows: Tensor, point_offsets: Tensor, row_offsets: Tensor, backend: str
+    points: Tensor,
+    rows: Tensor,
+    point_offsets: Tensor,
+    row_offsets: Tensor,
+    backend: str,
+    points_per_image: int = 0,
+    rows_per_image: int = 0,
 ) -> Tensor:
     """Numbers `[T]` within each image of the row nearest to each point; see `backends/reference/seeding.py`."""
-    with torch.autocast(points.device.type, enabled=False):
+    with without_autocast(points):
         nearest: Tensor = backends.operator_module(backend, "seeding").nearest_rows(
-            points, rows, point_offsets, row_offsets
+            points, rows, point_offsets, row_offsets, points_per_image, rows_per_image
         )
         return nearest
 
 
 @nearest_rows.register_fake
-def _(points: Tensor, rows: Tensor, point_offsets: Tensor, row_offsets: Tensor, backend: str) -> Tensor:
+def _(
+    points: Tensor,
+    rows: Tensor,
+    point_offsets: Tensor,
+    row_offsets: Tensor,
+    backend: str,
+    points_per_image: int = 0,
+    rows_per_image: int = 0,
+) -> Tensor:
     return points.new_empty(points.shape[0], dtype=torch.int64)
 
 
@@ -73,9 +88,12 @@ def _(
     point_offsets: Tensor,
     row_offsets: Tensor,
     backend: str,
+    points_per_image: int = 0,
+    rows_per_image: int = 0,
 ) -> Any:
     fold = Folded(info.batch_size)
     all_points, all_rows = fold.rows(points, in_dims[0]), fold.rows(rows, in_dims[1])
     offsets = fold.offsets(point_offsets, in_dims[2], all_points.shape[0] // info.batch_size)
     others = fold.offsets(row_offsets, in_dims[3], all_rows.shape[0] // info.batch_size)
-    return fold.unfold(nearest_rows(all_points, all_rows, offsets, others, backend)), 0
+    nearest = nearest_rows(all_points, all_rows, offsets, others, backend, points_per_image, rows_per_image)
+    return fold.unfold(nearest), 0

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rpe_ops.backends.images import accumulation_dtype
+from rpe_ops.backends.images import accumulation_dtype, segment_sums
 
 # Rows of the smallest run; larger ones are unions of two, so that every run is found in O(N D).
 LEAF = 16
@@ -75,11 +75,11 @@ def collapse(
     num_runs = int(run[-1]) + 1
     if num_runs * FEWEST_ROWS_PER_SOURCE > num_points:
         return None
-    lengths = torch.bincount(run, minlength=num_runs)
+    run_rows = torch.searchsorted(run, torch.arange(num_runs + 1, device=run.device))
     # Long sums: kappa magnifies the rounding of a centroid.
     wide = mass.to(accumulation_dtype(points.device))
-    total = torch.segment_reduce(wide, "sum", lengths=lengths, unsafe=True)
-    sums = torch.segment_reduce(points.to(wide.dtype) * wide[:, None], "sum", lengths=lengths, unsafe=True)
+    total = segment_sums(wide, run_rows)
+    sums = segment_sums(points.to(wide.dtype) * wide[:, None], run_rows)
     rows = torch.where(total[:, None] > 0, (sums / total[:, None]).to(points.dtype), points[starts])
     run_offsets = torch.cat([run[offsets[:-1].clamp_max(num_points - 1)], run.new_tensor([num_runs])])
     run_offsets[:-1] = torch.where(offsets[:-1] == num_points, num_runs, run_offsets[:-1])

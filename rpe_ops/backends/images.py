@@ -1,4 +1,4 @@
-"""Images of a packed batch: slices, bands of rows, the image of each row, runs of equal ids, maxima, component numbers.
+"""Images of a packed batch: slices, bands of rows, the image of each row, sums, maxima, runs of equal ids, components.
 
 Shared by the PyTorch backends and the layers above them. It holds no formula of an operator.
 """
@@ -47,6 +47,22 @@ def image_of_rows(offsets: Tensor, num_rows: int) -> Tensor:
     return torch.searchsorted(offsets[1:].contiguous(), rows, right=True)
 
 
+# Where PyTorch can reduce segments; Apple's GPUs cannot.
+_REDUCES_SEGMENTS = ("cpu", "cuda", "meta")
+
+
+def segment_sums(values: Tensor, offsets: Tensor) -> Tensor:
+    """Sums `[S, *]` of `values [T, *]` over S runs of rows that begin at `offsets [S+1]`."""
+    if values.device.type in _REDUCES_SEGMENTS:
+        return torch.segment_reduce(values, "sum", offsets=offsets, unsafe=True)
+    return _scattered_sums(values, offsets)
+
+
+def _scattered_sums(values: Tensor, offsets: Tensor) -> Tensor:
+    sums = values.new_zeros(offsets.shape[0] - 1, *values.shape[1:])
+    return sums.index_add(0, image_of_rows(offsets, values.shape[0]), values)
+
+
 def image_maximum(values: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     """The largest of the non-negative `values [T]` in each image `[B]`, and the image of each row `[T]`."""
     largest = torch.segment_reduce(values, "max", offsets=offsets, initial=0, unsafe=True)
@@ -58,9 +74,10 @@ def accumulation_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def segment_lengths(instance: Tensor) -> Tensor:
-    """Lengths of the runs of equal ids in a sorted `instance [N]`."""
-    return torch.unique_consecutive(instance, return_counts=True)[1]
+def run_offsets(instance: Tensor) -> Tensor:
+    """Where the runs of equal ids in a sorted `instance [N]` begin, and N: `[Q+1]`."""
+    lengths = torch.unique_consecutive(instance, return_counts=True)[1]
+    return torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
 
 
 def first_appearance_labels(root: Tensor) -> Tensor:

@@ -58,22 +58,39 @@ def _farthest_from_mean(points: Tensor, excluded: Tensor) -> Tensor:
     return torch.fmax((rows @ mean.transpose(1, 2))[:, :, 0], excluded).argmin(1)
 
 
-def nearest_rows(points: Tensor, rows: Tensor, point_offsets: Tensor, row_offsets: Tensor) -> Tensor:
-    """For each of the packed `points [T, D]` the number `[T]`, within its image, of the nearest of the packed
-    `rows [M, D]` of that image; -1 where there is none. Of equally near ones the first; NaN is near nothing."""
-    nearest = torch.full(
-        (points.shape[0] + 1,), -1, dtype=torch.int64, device=points.device
-    )  # the last: padding
+def nearest_rows(
+    points: Tensor,
+    rows: Tensor,
+    point_offsets: Tensor,
+    row_offsets: Tensor,
+    points_per_image: int,
+    rows_per_image: int,
+) -> Tensor:
+    """Row numbers `[T]` within each image; arguments as in the reference."""
+    if points_per_image and rows_per_image:
+        targets = rows.unflatten(0, (-1, rows_per_image))
+        return _nearest(points.unflatten(0, (-1, points_per_image)), targets).flatten()
+    nearest = torch.full_like(points[:, 0], -1, dtype=torch.int64)
     for images, numbers in _groups(point_offsets):
-        targets = _padded(rows, _row_numbers(row_offsets, images)).transpose(1, 2)
-        if targets.shape[2] == 0:
+        targets = _padded(rows, _row_numbers(row_offsets, images))
+        if targets.shape[1] == 0:
             continue
-        for band in row_bands(numbers[0], targets.shape[0] * targets.shape[2]):
-            cosine = _padded(points, numbers[:, band]) @ targets
-            cosine.nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-            largest, index = cosine.max(2)
-            nearest[numbers[:, band]] = torch.where(largest == -torch.inf, -1, index)
-    return nearest[:-1]
+        found = _nearest(_padded(points, numbers), targets)
+        real = numbers < points.shape[0]
+        nearest[numbers[real]] = found[real]
+    return nearest
+
+
+def _nearest(points: Tensor, targets: Tensor) -> Tensor:
+    """`nearest_rows [b, n]` of images of one size, `points [b, n, D]` and `targets [b, m, D]`, m > 0; nothing waits for
+    the device."""
+    nearest = torch.empty_like(points[:, :, 0], dtype=torch.int64)
+    for band in row_bands(points[0], targets.shape[0] * targets.shape[1]):
+        cosine = points[:, band] @ targets.transpose(1, 2)
+        cosine.nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        largest, index = cosine.max(2)
+        nearest[:, band] = torch.where(largest == -torch.inf, -1, index)
+    return nearest
 
 
 def _groups(offsets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

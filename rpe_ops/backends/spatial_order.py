@@ -69,8 +69,10 @@ def _promises(points: Tensor, far: Tensor) -> bool:
 
 def _spread_evenly(points: Tensor, count: int) -> Tensor:
     """`count` of the rows, spread evenly and without a period, which the width of an image might share."""
-    place = torch.arange(count, dtype=torch.float64, device=points.device) * GOLDEN_RATIO % 1.0
-    return points[(place * points.shape[0]).long()]
+    place = (
+        torch.arange(count, dtype=torch.float64) * GOLDEN_RATIO % 1.0
+    )  # on the CPU: not every GPU has float64
+    return points[(place * points.shape[0]).long().to(points.device)]
 
 
 def _choose_pivots(points: Tensor, count: int) -> Tensor:

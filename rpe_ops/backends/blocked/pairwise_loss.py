@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rpe_ops.backends.images import accumulation_dtype, image_slices, row_bands, segment_lengths
+from rpe_ops.backends.images import accumulation_dtype, image_slices, row_bands, run_offsets, segment_sums
 
 
 def forward(
@@ -29,10 +29,12 @@ def forward(
         x, y, w = points[rows], instance[rows], weight[rows]
         if x.shape[0] == 0:
             continue
-        weighted, centre, lengths = _instance_sums(x, y, w)
-        mass = torch.segment_reduce(w.to(wide), "sum", lengths=lengths)
+        runs = run_offsets(y)
+        weighted = w[:, None] * x
+        centre = segment_sums(w.to(wide)[:, None] * x.to(wide), runs)  # v_q [Q, D]
+        mass = segment_sums(w.to(wide), runs)
         loss[image] = (mass.square() - centre.square().sum(1)).sum() / 2.0
-        attraction = centre.to(x.dtype).repeat_interleave(lengths, dim=0) if with_gradient else x
+        attraction = centre.to(x.dtype).repeat_interleave(runs.diff(), dim=0) if with_gradient else x
         for band in row_bands(x, x.shape[0]):
             excess = x[band] @ x.T - threshold
             active = (excess > 0) & (y[band, None] != y[None, :])
@@ -56,15 +58,3 @@ def slope_product(
             slope = torch.where(y[band, None] == y[None, :], -1.0, (x[band] @ x.T > threshold).to(x.dtype))
             product[rows][band] = w[band, None] * (slope @ (w[:, None] * v))
     return product
-
-
-def _instance_sums(x: Tensor, instance: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """w_i x_i `[N, D]`, v_q `[Q, D]` in the accumulation dtype, and the number of points of each instance `[Q]`."""
-    lengths = segment_lengths(instance)
-    weighted = weight[:, None] * x
-    wide = accumulation_dtype(x.device)
-    return (
-        weighted,
-        torch.segment_reduce(weight.to(wide)[:, None] * x.to(wide), "sum", lengths=lengths),
-        lengths,
-    )

@@ -19,7 +19,14 @@ def farthest_points(
     return index
 
 
-def nearest_rows(points: Tensor, rows: Tensor, point_offsets: Tensor, row_offsets: Tensor) -> Tensor:
+def nearest_rows(
+    points: Tensor,
+    rows: Tensor,
+    point_offsets: Tensor,
+    row_offsets: Tensor,
+    points_per_image: int,
+    rows_per_image: int,
+) -> Tensor:
     """Row numbers `[T]` within each image; arguments as in the reference."""
     loader.load()
     nearest: Tensor = torch.ops.rpe_ops_native.nearest_rows(points, rows, point_offsets, row_offsets)

@@ -44,9 +44,20 @@ def farthest_points(
     return index
 
 
-def nearest_rows(points: Tensor, rows: Tensor, point_offsets: Tensor, row_offsets: Tensor) -> Tensor:
+def nearest_rows(
+    points: Tensor,
+    rows: Tensor,
+    point_offsets: Tensor,
+    row_offsets: Tensor,
+    points_per_image: int,
+    rows_per_image: int,
+) -> Tensor:
     """For each of the packed `points [T, D]` the number `[T]`, within its image, of the nearest of the packed
-    `rows [M, D]` of that image; -1 where there is none. Of equally near ones the first; NaN is near nothing."""
+    `rows [M, D]` of that image; -1 where there is none. Of equally near ones the first; NaN is near nothing.
+
+    Args:
+        points_per_image, rows_per_image: how many every image has, 0 where they differ.
+    """
     nearest = torch.full((points.shape[0],), -1, dtype=torch.int64, device=points.device)
     for image, columns in zip(image_slices(point_offsets), image_slices(row_offsets), strict=True):
         if columns.stop > columns.start:
