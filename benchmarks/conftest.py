@@ -19,7 +19,8 @@ from interchange import AsBenchmarks, hand_over
 
 ROWS = pytest.StashKey[list[Row]]()
 FACTS = pytest.StashKey[dict]()
-FULL_RESOLUTION = "test_full_resolution.py"
+# Files that run alone, when their option is given.
+ALONE = {"test_full_resolution.py": "--bench-full-resolution", "test_embedding.py": "--bench-embedding"}
 
 
 def pytest_addoption(parser):
@@ -45,6 +46,13 @@ def pytest_addoption(parser):
         "--bench-full-resolution",
         action="store_true",
         help="instead of the usual cases, every pixel of a 512 x 512 image within a tolerance; an hour on two cores",
+    )
+    group.addoption(
+        "--bench-embedding",
+        type=Path,
+        nargs="+",
+        metavar="FILE.npy",
+        help="instead of the usual cases, embeddings [N, D] or [D, H, W] of your own model within a tolerance",
     )
     group.addoption(
         "--bench-compiled",
@@ -84,6 +92,9 @@ def pytest_report_header(config):
 def pytest_generate_tests(metafunc):
     if "kappa" in metafunc.fixturenames:
         metafunc.parametrize("kappa", metafunc.config.getoption("--bench-kappa", [DEFAULT_KAPPA]))
+    if "embedding_file" in metafunc.fixturenames:
+        files = metafunc.config.getoption("--bench-embedding", None) or []
+        metafunc.parametrize("embedding_file", files, ids=[file.stem for file in files])
     if "case_shape" not in metafunc.fixturenames:
         return
     config = metafunc.config
@@ -113,10 +124,12 @@ def pytest_collection_modifyitems(config, items):
     if not config.getoption("--benchmark", False):
         for item in ours:
             item.add_marker(pytest.mark.skip(reason="a benchmark: run `pytest benchmarks --benchmark`"))
-    full_resolution = config.getoption("--bench-full-resolution", False)
+    wanted = {name for name, option in ALONE.items() if config.getoption(option, None)}
     for item in ours:
-        if (item.path.name == FULL_RESOLUTION) != full_resolution:
-            item.add_marker(pytest.mark.skip(reason="part of --bench-full-resolution, which is alone"))
+        option = ALONE.get(item.path.name)
+        if (item.path.name not in wanted) if option else bool(wanted):
+            reason = f"part of {option}" if option else f"not part of {ALONE[min(wanted)]}"
+            item.add_marker(pytest.mark.skip(reason=reason))
     with AsBenchmarks(ours):
         return (yield)
 

@@ -7,8 +7,10 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import growth
+import numpy as np
 import peers
 import pytest
 import render
@@ -172,19 +174,32 @@ def test_the_exponent_of_growth(scaling_result, tmp_path):
     assert f"- {line}" in render.section(tmp_path)
 
 
-def test_every_benchmark_runs(repository, tmp_path):
-    command = "-m pytest benchmarks -q -p no:cacheprovider --benchmark --bench-points 256 --bench-dims 6"
-    output = f"--bench-device cpu --bench-output {tmp_path} --bench-name all"
+def rows_of_benchmarks(repository: Path, folder: Path, options: str) -> list[dict]:
+    command = f"-m pytest benchmarks -q -p no:cacheprovider --benchmark --bench-device cpu {options}"
     run = subprocess.run(
-        [sys.executable, *command.split(), *output.split()],
+        [sys.executable, *command.split(), "--bench-output", str(folder), "--bench-name", "all"],
         cwd=repository,
         env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
         capture_output=True,
         text=True,
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    rows = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))["rows"]
+    return json.loads((folder / "all.json").read_text(encoding="utf-8"))["rows"]
+
+
+def test_every_benchmark_runs(repository, tmp_path):
+    rows = rows_of_benchmarks(repository, tmp_path, "--bench-points 256 --bench-dims 6")
     assert {row["provider"] for row in rows if row["status"] == "ok"} >= {"rpe_ops torch", "naive PyTorch"}
+
+
+def test_embeddings_from_files_are_measured(repository, tmp_path):
+    """A map of 40 x 60 pixels: enough points for a tolerance."""
+    np.save(tmp_path / "mine.npy", np.random.default_rng(0).standard_normal((5, 40, 60)))
+    rows = rows_of_benchmarks(repository, tmp_path, f"--bench-embedding {tmp_path / 'mine.npy'}")
+    assert {(row["num_points"], row["dim"]) for row in rows} == {(2400, 5)}
+    operations = {row["operation"] for row in rows}
+    assert {"mean_shift one step mine kappa=25", "mean_shift T=10 mine tol=0.001 kappa=100"} < operations
+    assert len(operations) == 6 and not {"wrong", "failed"} & {row["status"] for row in rows}
 
 
 def test_options_of_pytest_benchmark_work_beside_ours(repository, tmp_path):
