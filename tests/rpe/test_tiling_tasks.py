@@ -139,7 +139,7 @@ def test_tiles_give_what_the_whole_image_gives(
     assert model.predict(image, keep_embedding=False).embedding.size == 0
 
 
-def test_the_largest_object_is_left_out_of_every_label_map(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_largest_cluster_is_left_out_of_every_label_map(monkeypatch: pytest.MonkeyPatch) -> None:
     model = predictor("proposals")
     rules = replace(model.config.decode, kappas=(10.0,), thresholds=(0.9,), background="none")
     model.config = replace(model.config, decode=rules)

@@ -71,9 +71,9 @@ class ProposalsMosaic(ObjectMosaic):
         for (kappa, threshold), joiner in self._joiners.items():
             grouping = moved.setdefault(kappa, _RememberingGrouping(self.grouping, kappa))
             rules = replace(self.rules, threshold=threshold)
-            labels, sums = self.objects_of(tile, output, grouping, rules)
+            labels, sums, clusters = self.objects_of(tile, output, grouping, rules)
             parts = self._parts[kappa, threshold]
-            core = joiner.add(tile, labels, sums)
+            core = joiner.add(tile, labels, sums, clusters)
             numbers = range(len(parts) + 1, len(parts) + len(sums) + 1)
             parts += encode_labels(core, numbers, (tile.rows.start, tile.columns.start), self.size)
 
@@ -81,7 +81,7 @@ class ProposalsMosaic(ObjectMosaic):
         masks: list[RunLength] = []
         scores: list[float] = []
         for pair, joiner in self._joiners.items():
-            number, sums = joiner.join(self.rules.min_size, self.without_largest)
+            number, sums = joiner.join(self.rules.min_size, self.rules.background == "largest")
             parts: list[list[RunLength]] = [[] for _ in sums]
             for part, code in zip(number[1:], self._parts[pair], strict=True):
                 if part:
