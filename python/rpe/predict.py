@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +29,15 @@ from .images import Image, as_image
 from .model import RPE, Output
 from .prediction import Prediction
 from .preprocess import Stretch
+from .reach import measured_reach
 from .tiling import Tile, cells, tile_sizes, tiles
 
 _TILE = 1024
 """Side in pixels of the tiles of a large image."""
 _CONTEXT = 128
-"""Pixels around a place on which the network's output there may depend."""
+"""Pixels that tiles see around their cores at least."""
+_MOST_CONTEXT = 512
+"""And at most for the sake of the network, wherever it may look: a tile is four times its core then."""
 
 
 class Predictor:
@@ -144,9 +148,21 @@ class Predictor:
     def _parts(self, height: int, width: int) -> list[Tile]:
         """The tiles of an image; a single one where it is small."""
         stride = self.model.output_stride
-        quantum = getattr(self.model.backbone, "total_stride", _CONTEXT)
-        core, margin = tile_sizes(_TILE, _CONTEXT, quantum, self.config.decode.window * stride)
+        context = min(max(_CONTEXT, self.reach + stride), _MOST_CONTEXT)  # maps are enlarged bilinearly
+        core, margin = tile_sizes(_TILE, context, self._quantum, self.config.decode.window * stride)
         return tiles(height, width, core, margin)
+
+    @cached_property
+    def reach(self) -> int:
+        """Pixels around a place on which the network's output there depends, 512 where it is more: as the backbone's
+        `reach` says, or measured."""
+        stated = getattr(self.model.backbone, "reach", None)
+        return measured_reach(self.model, self._quantum, _MOST_CONTEXT) if stated is None else int(stated)
+
+    @property
+    def _quantum(self) -> int:
+        """Pixels by which the network may be shifted without a change."""
+        return int(getattr(self.model.backbone, "total_stride", _CONTEXT))
 
     @torch.no_grad()
     def _network(self, images: Sequence[Tensor], tile: Tile, stretch: Stretch | None = None) -> Output:

@@ -75,10 +75,11 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
 
 
 def test_tiles_leave_no_seam(monkeypatch: pytest.MonkeyPatch, predictor: Predictor) -> None:
-    image = torch.rand(3, 70, 93, generator=torch.Generator().manual_seed(1))
+    image = torch.rand(3, 70, 293, generator=torch.Generator().manual_seed(1))
     whole = predictor.embed(image)
     monkeypatch.setattr(predict_module, "_TILE", 32)
     monkeypatch.setattr(predict_module, "_CONTEXT", 16)
+    assert len(predictor._parts(70, 293)) > 3
     tiled = predictor.embed(image)
     torch.testing.assert_close(tiled.embedding, whole.embedding, atol=1e-4, rtol=0)
     assert tiled.foreground is not None and whole.foreground is not None
