@@ -59,10 +59,12 @@ def write_prediction(
         "labels": prediction.labels.astype(np.uint16),
         "overlay": overlay(image[:, ::step, ::step], prediction.labels[::step, ::step]),
     }
-    if prediction.embedding.size:
-        colours = Image.fromarray(np.asarray(embedding_to_rgb(prediction.embedding)))
+    colours = prediction.embedding_rgb
+    if colours is None and prediction.embedding.size:
+        colours = embedding_to_rgb(prediction.embedding)
+    if colours is not None:
         size = (pictures["overlay"].shape[1], pictures["overlay"].shape[0])
-        pictures["embedding"] = np.asarray(colours.resize(size, Image.Resampling.NEAREST))
+        pictures["embedding"] = np.asarray(Image.fromarray(colours).resize(size, Image.Resampling.NEAREST))
     pictures |= further or {}
     paths = {}
     for role, picture in pictures.items():
