@@ -15,6 +15,7 @@ import rpe
 from rpe import predict as predict_module
 from rpe.config import Config, DecodeConfig, ModelConfig
 from rpe.data import DataError
+from rpe.data.reading import read_label_map
 from rpe.errors import UserError
 from rpe.export import write_prediction
 from rpe.predict import Prediction, Predictor, as_image
@@ -156,3 +157,18 @@ def test_samples_are_spread_from_border_to_border() -> None:
     assert rows[0] == 0 and rows[-1] == (5000 - 256) // 16 * 16 and len(rows) == 5 and columns == [0, 32]
     assert all(tile.size == (256, 256) and tile.view == tile.core for tile in places)
     assert [tile.size for tile in samples(40, 30, 256, 6, 16)] == [(40, 30)]
+
+
+def test_more_labels_than_16_bits_hold(tmp_path: Path) -> None:
+    labels = np.arange(256 * 257, dtype=np.int32).reshape(256, 257)
+    scores, embedding = np.ones(256 * 257 - 1, dtype=np.float32), np.zeros((2, 0, 0), dtype=np.float32)
+    (tmp_path / "x.labels.png").touch()
+    files = write_prediction(tmp_path, "x", torch.rand(3, 256, 257), Prediction(labels, scores, embedding))
+    assert [path.name for path in tmp_path.glob("x.labels.*")] == ["x.labels.tif"], (
+        "none of another prediction"
+    )
+    np.testing.assert_array_equal(read_label_map(files["labels"]), labels)
+    with Image.open(files["labels"]) as stored:
+        np.testing.assert_array_equal(np.asarray(stored), labels)
+    objects = json.loads(files["objects"].read_text())
+    assert len(objects) == 256 * 257 - 1 and objects[-1]["bbox"] == [256, 255, 1, 1]

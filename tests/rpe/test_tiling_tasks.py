@@ -198,7 +198,7 @@ RESULT_BYTES = {
     "proposals": 4 + 3,  # label map, and one mask at a time while it is made
     "semantic": 4 + 8,
     "semantic_instance": 4 + 8,
-    "boundary": 2 * 4 + 4 + 4 + 30,  # two depths, their mean, regions, and what numbering regions takes
+    "boundary": 2 * 4 + 4 + 4 + 1,  # two depths, their mean, regions, and where there is no boundary
 }
 SPARE_BYTES = 16
 """Of a pixel: lists of objects (about 5), and what the allocator keeps (up to 5 more or less from run to run)."""
