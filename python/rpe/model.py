@@ -151,8 +151,9 @@ def _small_levels(backbone: nn.Module, in_channels: int) -> list[Tensor]:
     """The levels of a small image."""
     was_training = backbone.training
     side = getattr(backbone, "total_stride", _SMALL)
+    device = next((weight.device for weight in backbone.parameters()), None)
     with torch.no_grad():
-        levels = _levels(backbone.eval(), torch.zeros(1, in_channels, side, side))
+        levels = _levels(backbone.eval(), torch.zeros(1, in_channels, side, side, device=device))
     backbone.train(was_training)
     return levels
 

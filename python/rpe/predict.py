@@ -176,9 +176,17 @@ class Predictor:
     def _parts(self, height: int, width: int) -> list[Tile]:
         """The tiles of an image; a single one where it is small."""
         stride = self.model.output_stride
-        context = min(max(_CONTEXT, self.reach + stride), _MOST_CONTEXT)  # maps are enlarged bilinearly
-        core, margin = tile_sizes(_TILE, context, self._quantum, self.config.decode.window * stride)
-        return tiles(height, width, core, margin)
+
+        def cut(context: int) -> list[Tile]:
+            core, margin = tile_sizes(_TILE, context, self._quantum, self.config.decode.window * stride)
+            return tiles(height, width, core, margin)
+
+        parts = cut(_CONTEXT)
+        if len(parts) == 1:
+            return (
+                parts  # more context makes it no smaller, and how far the network sees need not be measured
+            )
+        return cut(min(max(_CONTEXT, self.reach + stride), _MOST_CONTEXT))  # maps are enlarged bilinearly
 
     @cached_property
     def reach(self) -> int:

@@ -31,6 +31,7 @@ def model_of(*layers: nn.Module) -> RPE:
         ([nn.Conv2d(3, 3, (1, 9), padding=(0, 4))], 4),
         ([nn.Conv2d(3, 3, (9, 1), padding=(4, 0))], 4),
         ([nn.MaxPool2d(7, 1, padding=3), nn.AvgPool2d(3, 1, padding=1)], 4),
+        ([nn.Conv2d(3, 3, 7, padding=3, padding_mode="reflect")], 3),
         ([nn.GroupNorm(1, 3)], 50),
     ],
 )
