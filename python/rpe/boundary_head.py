@@ -23,11 +23,13 @@ class BoundaryHead(nn.Module):
 
     Args:
         channels: widths of the levels, finest first.
+        strides: of the levels, in cells of the finest one.
         dim: dimension D of the embedding of each level; 3 in the paper.
     """
 
-    def __init__(self, channels: Sequence[int], dim: int) -> None:
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], dim: int) -> None:
         super().__init__()
+        self.strides = tuple(strides)
         self.embed = nn.ModuleList(nn.Conv2d(width, dim, 1) for width in channels)
         self.classify = nn.ModuleList(_classifier(dim) for _ in channels)
         self.fuse = _classifier(dim * len(channels))
@@ -39,11 +41,14 @@ class BoundaryHead(nn.Module):
             float32 `[B, L * D, h, w]`, the embeddings one after the other, scaled to unit length together, and float32
             logits `[B, L + 1, h, w]`, one per level, then the fused one.
         """
-        size = levels[0].shape[-2:]
+        height, width = levels[0].shape[-2:]
         embeddings = []
-        for embed, level in zip(self.embed, levels, strict=True):
-            fine = F.interpolate(embed(level).float(), size=size, mode="bilinear", align_corners=False)
-            embeddings.append(F.normalize(fine, dim=1))
+        for embed, stride, level in zip(self.embed, self.strides, levels, strict=True):
+            # By the stride, not to the size: the last cell of a coarse level may reach beyond the finest one.
+            fine = F.interpolate(
+                embed(level).float(), scale_factor=float(stride), mode="bilinear", align_corners=False
+            )
+            embeddings.append(F.normalize(fine[..., :height, :width], dim=1))
         logits = [classify(x).float() for classify, x in zip(self.classify, embeddings, strict=True)]
         together = torch.cat(embeddings, dim=1)
         logits.append(self.fuse(together).float())

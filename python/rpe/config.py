@@ -132,8 +132,7 @@ class DecodeConfig:
     """From embeddings to label maps."""
 
     background: Literal["head", "largest", "none"] = "head"
-    """What becomes 0: the foreground head's choice, the largest cluster (of an image that is decoded in tiles the
-    largest object, since clusters of tiles are not compared), or nothing."""
+    """What becomes 0: the foreground head's choice, the largest cluster with all its parts, or nothing."""
     foreground_threshold: float = 0.5
     """Probability above which a pixel belongs to an object."""
     core_threshold: float | None = None

@@ -42,6 +42,9 @@ class Segmentation:
     """`[H, W]`, 0 = background, objects 1..K without gaps."""
     scores: NDArray[np.float32]
     """`[K]` in 0..1: mean foreground probability times mean similarity of the embeddings to their mean."""
+    clusters: NDArray[np.int64]
+    """`[K]` the cluster that each object is a part of; for `decode.background = "largest"`, with which nothing is left
+    out here: how large a cluster is shows when all tiles are joined (`joining.py`)."""
     probability: Tensor
     """`[H, W]` of belonging to an object."""
 
@@ -72,14 +75,12 @@ def decode(
     clusters = _cluster(embedding, cells, grouping, config)  # [h, w], 0 = none
     labels = clusters.repeat_interleave(stride, 0).repeat_interleave(stride, 1)[: size[0], : size[1]]
     pixels = torch.where(mask, labels, 0).cpu().numpy()
-    if config.background == "largest" and pixels.any():
-        pixels = np.where(pixels == np.bincount(pixels[pixels > 0]).argmax(), 0, pixels)
     if not mask.equal(probability > config.foreground_threshold):
         pixels = grow(pixels, probability.cpu().numpy(), config)
-    objects = clean(pixels, config).astype(np.int32)
+    objects, parts_of = clean(pixels, config)
     sums = object_sums(objects, embedding, probability[None], stride, whole(*size))
     confidence, centre = object_means(sums, 1)
-    return Segmentation(objects, object_scores(confidence[:, 0], centre), probability)
+    return Segmentation(objects, object_scores(confidence[:, 0], centre), parts_of, probability)
 
 
 @torch.no_grad()
@@ -184,16 +185,19 @@ def grow(
     return np.asarray(watershed(-probability, markers, mask=foreground))
 
 
-def clean(pixels: NDArray[np.integer], config: DecodeConfig) -> NDArray[np.integer]:
-    """Cut clusters in the plane, drop objects below the minimum size, close the holes they leave, number the rest."""
+def clean(pixels: NDArray[np.integer], config: DecodeConfig) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Cut clusters `[H, W]` in the plane, drop objects below the minimum size, close the holes they leave, number the
+    rest: label map, and the cluster `[K]` of each object."""
     objects = planar_components(pixels, background=0, connectivity=1) if config.connected else pixels
     sizes = np.bincount(objects.reshape(-1))
+    cluster = np.zeros(len(sizes), dtype=np.int64)
+    cluster[objects] = pixels
     too_small = sizes < config.min_size
     too_small[0] = False
     if too_small.any():
         fragments = too_small[objects]
         objects = np.where(fragments, 0, objects)
         objects = np.where(fragments, expand_labels(objects, _REPAIR_DISTANCE), objects)
-    _, dense = np.unique(objects, return_inverse=True)
-    dense = dense.reshape(objects.shape)
-    return np.asarray(dense if (objects == 0).any() else dense + 1)
+    kept, dense = np.unique(objects, return_inverse=True)
+    labels = dense.reshape(objects.shape).astype(np.int32)
+    return (labels, cluster[kept[1:]]) if kept[0] == 0 else (labels + 1, cluster[kept])

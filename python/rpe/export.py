@@ -1,5 +1,5 @@
-"""Result files of `rpe predict`: label map (16-bit PNG), overlay, embedding as RGB, and objects as COCO RLE
-JSON.
+"""Result files of `rpe predict`: label map (16-bit PNG; int32 TIFF where it has more labels), overlay, embedding as
+RGB, and objects as COCO RLE JSON.
 
 Only writes; what is in a prediction is `prediction.py`, further pictures are those of the task (`tasks/`).
 """
@@ -12,18 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 from scipy.ndimage import find_objects
 from torch import Tensor
 
-from .errors import UserError
 from .metrics.coco import encode_part
 from .prediction import Prediction
 from .report import embedding_to_rgb, overlay
 
 _MOST_LABELS = 2**16 - 1
+"""Of a 16-bit PNG."""
 _MOST_PIXELS = 4096
 """Longer side of overlay and embedding pictures; those of larger images show every n-th pixel."""
 
@@ -48,23 +49,25 @@ def write_prediction(
         Paths by role: labels, overlay, embedding (where the prediction has it), the further ones, objects.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if len(prediction.scores) > _MOST_LABELS:
-        raise UserError(
-            f"{name}: {len(prediction.scores)} objects do not fit a 16-bit label map; raise decode.min_size "
-            "where the task has objects, or cut the image into parts"
-        )
     height, width = prediction.labels.shape
     step = -(-max(height, width) // _MOST_PIXELS)
     pictures: dict[str, NDArray[Any]] = {
-        "labels": prediction.labels.astype(np.uint16),
-        "overlay": overlay(image[:, ::step, ::step], prediction.labels[::step, ::step]),
+        "overlay": overlay(image[:, ::step, ::step], prediction.labels[::step, ::step])
     }
-    if prediction.embedding.size:
-        colours = Image.fromarray(np.asarray(embedding_to_rgb(prediction.embedding)))
+    colours = prediction.embedding_rgb
+    if colours is None and prediction.embedding.size:
+        colours = embedding_to_rgb(prediction.embedding)
+    if colours is not None:
         size = (pictures["overlay"].shape[1], pictures["overlay"].shape[0])
-        pictures["embedding"] = np.asarray(colours.resize(size, Image.Resampling.NEAREST))
+        pictures["embedding"] = np.asarray(Image.fromarray(colours).resize(size, Image.Resampling.NEAREST))
     pictures |= further or {}
-    paths = {}
+    paths = {"labels": folder / f"{name}.labels.png"}
+    if len(prediction.scores) > _MOST_LABELS:
+        paths["labels"].unlink(missing_ok=True)  # of another prediction
+        paths["labels"] = folder / f"{name}.labels.tif"
+        tifffile.imwrite(paths["labels"], prediction.labels, compression="zlib")
+    else:
+        pictures["labels"] = prediction.labels.astype(np.uint16)
     for role, picture in pictures.items():
         paths[role] = folder / f"{name}.{role}.png"
         Image.fromarray(picture).save(paths[role])

@@ -108,7 +108,9 @@ def predict_files(
 def _segment(predictor: Predictor, batch: list[_Read], out: Path, outcome: Outcome, console: Console) -> None:
     """Predict and write images of one size; each alone where they fail together, to learn which it is."""
     try:
-        predictions = predictor.predict_batch([image for _, image in batch], keep_embedding=False)
+        predictions = predictor.predict_batch(
+            [image for _, image in batch], keep_embedding=False, paint_embedding=True
+        )
     except Exception as error:
         if len(batch) == 1:
             outcome.failed[batch[0][0]] = _reason(error)

@@ -1,7 +1,8 @@
 """Objects of a large image from those of its tiles.
 
 Objects of neighbouring tiles are one where they agree on a strip along the seam, which both tiles see with more image
-around it; so no object is cut. Memory is that of the strips along one row of tiles, and of what is counted for each
+around it; so no object is cut. Clusters, of which an object is a part that hangs together, are one where objects of
+theirs are. Memory is that of the strips along one row of tiles, and of what is counted for each
 object. What a tile's objects are is the caller's business, where tiles lie that of `tiling.py`.
 """
 
@@ -40,16 +41,20 @@ class ObjectJoiner:
         self._first: list[Labels] = [np.zeros(1, dtype=np.int64)]
         self._sums: list[NDArray[np.float64]] = []
         self._links: list[Labels] = [np.zeros((2, 0), dtype=np.int64)]
+        self._mates: list[Labels] = [np.zeros((2, 0), dtype=np.int64)]
         self._left: Labels | None = None
         self._above: dict[int, Labels] = {}
 
-    def add(self, tile: Tile, labels: NDArray[np.integer], sums: NDArray[np.float64]) -> Labels:
+    def add(
+        self, tile: Tile, labels: NDArray[np.integer], sums: NDArray[np.float64], clusters: Labels
+    ) -> Labels:
         """Take the next tile.
 
         Args:
             tile: where it lies.
             labels: `[view]`, 0 = background, objects 1..K.
             sums: `[K, S]`, what adds up over each object's pixels in the core.
+            clusters: `[K]`, the cluster of the tile that each object is a part of.
 
         Returns:
             `[core]` number of each pixel's part, counted from 1 over all tiles, 0 = background.
@@ -58,6 +63,8 @@ class ObjectJoiner:
         rows, columns = tile.core
         core = numbers[tile.core_in_view]
         self._measure(core, tile, len(sums))
+        _, first, cluster = np.unique(clusters, return_index=True, return_inverse=True)
+        self._mates.append(1 + self._count + np.stack([np.arange(len(sums)), first[cluster]]))
         self._count += len(sums)
         self._sums.append(sums)
         if rows.start > 0:
@@ -79,24 +86,24 @@ class ObjectJoiner:
 
         Args:
             min_size: objects with fewer pixels are left out.
-            without_largest: leave the largest object out.
+            without_largest: leave out every object of the largest cluster, of equal ones the first in the image.
 
         Returns:
             The object of each part, 0 for the background (part 0) and what is left out; and the objects' sums `[K, S]`.
         """
-        links = np.concatenate(self._links, axis=1)
-        total, pixels = self._count + 1, self.height * self.width
-        graph = coo_matrix(
-            (np.ones(links.shape[1], dtype=np.int8), (links[0], links[1])), shape=(total, total)
-        )
-        joined = np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
+        pixels = self.height * self.width
+        joined = _components(np.concatenate(self._links, axis=1), self._count + 1)
         size = np.bincount(joined, weights=np.concatenate(self._pixels)).astype(np.int64)
         appears = np.full(len(size), pixels, dtype=np.int64)
         np.minimum.at(appears, joined, np.concatenate(self._first))
         kept = size >= max(1, min_size)
         kept[joined[0]] = False
         if without_largest and kept.any():
-            kept[np.argmax(np.where(kept, size, -1))] = False
+            cluster = _components(joined[np.concatenate(self._mates, axis=1)], len(size))
+            mass = np.bincount(cluster, weights=size * kept)
+            first = np.full(len(mass), pixels, dtype=np.int64)
+            np.minimum.at(first, cluster, np.where(kept, appears, pixels))
+            kept &= cluster != np.lexsort((first, -mass))[0]
         order = np.argsort(np.where(kept, appears, pixels + 1), kind="stable")[: int(kept.sum())]
         number = np.zeros(len(size), dtype=np.int32)
         number[order] = np.arange(1, len(order) + 1)
@@ -132,8 +139,10 @@ class TileJoiner(ObjectJoiner):
         super().__init__(height, width)
         self.labels = np.zeros((height, width), dtype=np.int32)
 
-    def add(self, tile: Tile, labels: NDArray[np.integer], sums: NDArray[np.float64]) -> Labels:
-        numbers = super().add(tile, labels, sums)
+    def add(
+        self, tile: Tile, labels: NDArray[np.integer], sums: NDArray[np.float64], clusters: Labels
+    ) -> Labels:
+        numbers = super().add(tile, labels, sums, clusters)
         self.labels[tile.core] = numbers
         return numbers
 
@@ -146,6 +155,12 @@ class TileJoiner(ObjectJoiner):
             block = self.labels[start : start + _ROWS]
             block[...] = number[block]
         return self.labels, sums
+
+
+def _components(links: Labels, total: int) -> Labels:
+    """`[total]` component of each of the numbers from 0 that are linked `[2, L]`."""
+    graph = coo_matrix((np.ones(links.shape[1], dtype=np.int8), tuple(links)), shape=(total, total))
+    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
 
 
 def _along(seam: int, length: int) -> slice:

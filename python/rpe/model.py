@@ -18,6 +18,9 @@ from .boundary_head import BoundaryHead
 from .grouping import RecurrentGrouping
 from .position import Origin, PeriodicPosition, PositionRotation
 
+_SMALL = 64
+"""Side in pixels of the image that shows what a backbone does not tell."""
+
 
 class Output(NamedTuple):
     """What one forward pass returns, at the backbone's stride: h = ceil(H / stride), w = ceil(W / stride)."""
@@ -98,7 +101,11 @@ class RPE(nn.Module):
         channels, self.output_stride = _describe(backbone, 3 + self.position.channels)
         widths = getattr(backbone, "level_channels", (channels,))
         self.dim = dim * len(widths) if boundary else dim
-        self.boundary_head = BoundaryHead(widths, dim) if boundary else None
+        self.boundary_head = None
+        if boundary:
+            levels = _small_levels(backbone, 3 + self.position.channels)
+            strides = [round(levels[0].shape[-1] / level.shape[-1]) for level in levels]
+            self.boundary_head = BoundaryHead(widths, strides, dim)
         self.rotation = PositionRotation(rotation_periods, dim, self.output_stride)
         self.embedding_head = None if boundary else nn.Conv2d(channels, dim, kernel_size=1)
         self.foreground_head = nn.Conv2d(channels, 1 + core, kernel_size=1) if foreground else None
@@ -129,10 +136,26 @@ class RPE(nn.Module):
 
     def _levels(self, image: Tensor) -> list[Tensor]:
         """Every level of the backbone where a boundary head asks for them, otherwise its feature map alone."""
-        if self.boundary_head is None or not hasattr(self.backbone, "levels"):
-            return [self.backbone(image)]
-        levels: list[Tensor] = self.backbone.levels(image)  # type: ignore[operator]
-        return levels
+        return [self.backbone(image)] if self.boundary_head is None else _levels(self.backbone, image)
+
+
+def _levels(backbone: nn.Module, image: Tensor) -> list[Tensor]:
+    """Every level of a backbone; of one without levels its feature map."""
+    if not hasattr(backbone, "levels"):
+        return [backbone(image)]
+    levels: list[Tensor] = backbone.levels(image)  # type: ignore[operator]
+    return levels
+
+
+def _small_levels(backbone: nn.Module, in_channels: int) -> list[Tensor]:
+    """The levels of a small image."""
+    was_training = backbone.training
+    side = getattr(backbone, "total_stride", _SMALL)
+    device = next((weight.device for weight in backbone.parameters()), None)
+    with torch.no_grad():
+        levels = _levels(backbone.eval(), torch.zeros(1, in_channels, side, side, device=device))
+    backbone.train(was_training)
+    return levels
 
 
 def _describe(backbone: nn.Module, in_channels: int) -> tuple[int, int]:
@@ -142,13 +165,12 @@ def _describe(backbone: nn.Module, in_channels: int) -> tuple[int, int]:
     if isinstance(channels, int) and isinstance(stride, int):
         return channels, stride
     was_training = backbone.training
-    side = 64
     with torch.no_grad():
-        feature = backbone.eval()(torch.zeros(1, in_channels, side, side))
+        feature = backbone.eval()(torch.zeros(1, in_channels, _SMALL, _SMALL))
     backbone.train(was_training)
     if not isinstance(feature, Tensor) or feature.dim() != 4:
         raise ValueError(
             "RPE: backbone must return one feature map [B, C, h, w]; "
             f"got {type(feature).__name__}; wrap it in a module that returns the map alone"
         )
-    return feature.shape[1], max(1, round(side / feature.shape[-1]))
+    return feature.shape[1], max(1, round(_SMALL / feature.shape[-1]))

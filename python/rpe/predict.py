@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +29,19 @@ from .images import Image, as_image
 from .model import RPE, Output
 from .prediction import Prediction
 from .preprocess import Stretch
-from .tiling import Tile, cells, tile_sizes, tiles
+from .reach import measured_reach
+from .report import ColourBasis
+from .tiling import Tile, cells, samples, tile_sizes, tiles
 
 _TILE = 1024
 """Side in pixels of the tiles of a large image."""
 _CONTEXT = 128
-"""Pixels around a place on which the network's output there may depend."""
+"""Pixels that tiles see around their cores at least."""
+_MOST_CONTEXT = 512
+"""And at most for the sake of the network, wherever it may look: a tile is four times its core then."""
+_SAMPLE, _MOST_SAMPLES = 256, 6
+"""Side in pixels of the places that decide on the colours of a large image's embedding, and their number along an
+axis."""
 
 
 class Predictor:
@@ -51,7 +59,12 @@ class Predictor:
         self.task = tasks.get(config.task)
 
     def predict(
-        self, image: Image, *, num_steps: int | None = None, keep_embedding: bool = True
+        self,
+        image: Image,
+        *,
+        num_steps: int | None = None,
+        keep_embedding: bool = True,
+        paint_embedding: bool = False,
     ) -> Prediction:
         """Segment one image of any size.
 
@@ -60,15 +73,23 @@ class Predictor:
                 tensor `[3, H, W]` in 0..1.
             num_steps: mean-shift steps, in place of the config's.
             keep_embedding: False leaves the result's embedding empty where the image is large.
+            paint_embedding: where the image is large, give the embedding as a picture, in 3 bytes a cell.
 
         Raises:
             DataError: the file cannot be read.
             UserError: the array is not an image.
         """
-        return self.predict_batch([image], num_steps=num_steps, keep_embedding=keep_embedding)[0]
+        return self.predict_batch(
+            [image], num_steps=num_steps, keep_embedding=keep_embedding, paint_embedding=paint_embedding
+        )[0]
 
     def predict_batch(
-        self, images: Sequence[Image], *, num_steps: int | None = None, keep_embedding: bool = True
+        self,
+        images: Sequence[Image],
+        *,
+        num_steps: int | None = None,
+        keep_embedding: bool = True,
+        paint_embedding: bool = False,
     ) -> list[Prediction]:
         """Segment images, as `predict` does each; those of one size pass through the network together."""
         rules, tensors = self._rules(num_steps), [as_image(image) for image in images]
@@ -84,7 +105,8 @@ class Predictor:
                     one = (None if maps is None else maps[place : place + 1] for maps in outputs)
                     found[index] = self.decode(Output(*one), size, rules)  # type: ignore[arg-type]
             else:
-                found |= {index: self._join(tensors[index], parts, rules, keep_embedding) for index in group}
+                for index in group:
+                    found[index] = self._join(tensors[index], parts, rules, keep_embedding, paint_embedding)
         return [found[index] for index in range(len(tensors))]
 
     def decode(self, output: Output, size: tuple[int, int], rules: DecodeConfig) -> Prediction:
@@ -126,27 +148,57 @@ class Predictor:
         return Output(*maps)  # type: ignore[arg-type]
 
     def _join(
-        self, image: Tensor, parts: list[Tile], rules: DecodeConfig, keep_embedding: bool
+        self, image: Tensor, parts: list[Tile], rules: DecodeConfig, keep_embedding: bool, paint: bool
     ) -> Prediction:
         """Tile by tile through network and task."""
         stretch = Stretch.of(image, self.config.model)
         mosaic = self.task.mosaic((image.shape[1], image.shape[2]), self.model.grouping, rules)
         embedding: Tensor | None = None
+        painted: Tensor | None = None
+        basis = self._basis(image, stretch) if paint else None
         for tile in parts:
             output = self._network([image], tile, stretch)
             mosaic.add(tile, output)
             if keep_embedding:
                 embedding = self._fill(embedding, output.embedding, tile, image)
-        if embedding is None:
-            return mosaic.finish(np.zeros((self.model.dim, 0, 0), dtype=np.float32))
-        return mosaic.finish(embedding[0].cpu().numpy())
+            if basis is not None:
+                picture = torch.from_numpy(basis.apply(output.embedding[0]))
+                painted = self._fill(painted, picture.permute(2, 0, 1)[None], tile, image)
+        kept = np.zeros((self.model.dim, 0, 0), dtype=np.float32)
+        found = mosaic.finish(kept if embedding is None else embedding[0].cpu().numpy())
+        return found if painted is None else replace(found, embedding_rgb=painted[0].permute(1, 2, 0).numpy())
+
+    def _basis(self, image: Tensor, stretch: Stretch) -> ColourBasis:
+        """Colours for the embedding of a large image, the same for all its tiles."""
+        places = samples(image.shape[1], image.shape[2], _SAMPLE, _MOST_SAMPLES, self._quantum)
+        return ColourBasis.fit([self._network([image], place, stretch).embedding[0] for place in places])
 
     def _parts(self, height: int, width: int) -> list[Tile]:
         """The tiles of an image; a single one where it is small."""
         stride = self.model.output_stride
-        quantum = getattr(self.model.backbone, "total_stride", _CONTEXT)
-        core, margin = tile_sizes(_TILE, _CONTEXT, quantum, self.config.decode.window * stride)
-        return tiles(height, width, core, margin)
+
+        def cut(context: int) -> list[Tile]:
+            core, margin = tile_sizes(_TILE, context, self._quantum, self.config.decode.window * stride)
+            return tiles(height, width, core, margin)
+
+        parts = cut(_CONTEXT)
+        if len(parts) == 1:
+            return (
+                parts  # more context makes it no smaller, and how far the network sees need not be measured
+            )
+        return cut(min(max(_CONTEXT, self.reach + stride), _MOST_CONTEXT))  # maps are enlarged bilinearly
+
+    @cached_property
+    def reach(self) -> int:
+        """Pixels around a place on which the network's output there depends, 512 where it is more: as the backbone's
+        `reach` says, or measured."""
+        stated = getattr(self.model.backbone, "reach", None)
+        return measured_reach(self.model, self._quantum, _MOST_CONTEXT) if stated is None else int(stated)
+
+    @property
+    def _quantum(self) -> int:
+        """Pixels by which the network may be shifted without a change."""
+        return int(getattr(self.model.backbone, "total_stride", _CONTEXT))
 
     @torch.no_grad()
     def _network(self, images: Sequence[Tensor], tile: Tile, stretch: Stretch | None = None) -> Output:

@@ -32,6 +32,9 @@ class Prediction:
     """Task boundary: `[L + 1, H, W]` probabilities of the L depths, finest first, and of their fusion."""
     proposals: tuple[dict[str, Any], ...] | None = None
     """Task proposals: `[K]` masks as COCO run-length codes, best score first; they may overlap."""
+    embedding_rgb: NDArray[np.uint8] | None = None
+    """Of an image in tiles, where it was asked for: `[h, w, 3]`, the embedding's first three principal components as
+    red, green and blue; they are those of places spread over the image."""
 
     def masks(self) -> NDArray[np.bool_]:
         """`[K, H, W]`, one mask per object, in the order of `scores`."""

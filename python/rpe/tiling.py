@@ -71,6 +71,26 @@ def tiles(height: int, width: int, core: int, margin: int) -> list[Tile]:
     return [Tile(row, column) for row in spans(height, core, margin) for column in spans(width, core, margin)]
 
 
+def samples(height: int, width: int, side: int, most: int, quantum: int) -> list[Tile]:
+    """Small tiles without context, spread evenly over an image from border to border.
+
+    Args:
+        height: of the image.
+        width: of the image.
+        side: of a tile in pixels.
+        most: tiles along an axis; there are fewer where the axis is shorter than four times as many.
+        quantum: pixels of which the tiles' beginnings are multiples.
+    """
+
+    def along(length: int) -> list[Span]:
+        last = max(0, length - side)
+        gaps = max(1, min(most - 1, length // (4 * side)))
+        starts = sorted({last * gap // gaps // quantum * quantum for gap in range(gaps + 1)})
+        return [Span(start, min(length, start + side), start, min(length, start + side)) for start in starts]
+
+    return [Tile(row, column) for row in along(height) for column in along(width)]
+
+
 def tile_sizes(core: int, context: int, quantum: int, window: int) -> tuple[int, int]:
     """Core and margin for which a tile sees what the whole image would show.
 

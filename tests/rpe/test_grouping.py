@@ -6,9 +6,11 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from rpe import tasks
 from rpe.config import DecodeConfig
 from rpe.decode import decode
 from rpe.grouping import RecurrentGrouping
+from rpe.model import Output
 
 
 def toy(noise: float = 0.0, size: int = 24) -> tuple[torch.Tensor, torch.Tensor, NDArray[np.int64]]:
@@ -100,9 +102,10 @@ def test_small_objects_are_removed() -> None:
 
 def test_background_as_the_largest_cluster_and_none() -> None:
     embedding, _, label = toy()
-    largest = decode(embedding, None, label.shape, RecurrentGrouping(1), DecodeConfig(background="largest"))
+    output, grouping, task = Output(embedding[None]), RecurrentGrouping(1), tasks.get("instance")
+    largest = task.decode(output, label.shape, grouping, DecodeConfig(background="largest"))
     assert same_partition(largest.labels, label) and largest.labels[0, 0] == 0
-    everything = decode(embedding, None, label.shape, RecurrentGrouping(1), DecodeConfig(background="none"))
+    everything = task.decode(output, label.shape, grouping, DecodeConfig(background="none"))
     assert same_partition(everything.labels, label) and everything.labels.min() == 1
     assert len(everything.scores) == 4
 

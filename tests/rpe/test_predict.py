@@ -9,15 +9,18 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
+from torch import nn
 
 import rpe
 from rpe import predict as predict_module
 from rpe.config import Config, DecodeConfig, ModelConfig
 from rpe.data import DataError
+from rpe.data.reading import read_label_map
 from rpe.errors import UserError
 from rpe.export import write_prediction
 from rpe.predict import Prediction, Predictor, as_image
 from rpe.preprocess import preprocess
+from rpe.tiling import samples
 
 SETTINGS = Config(
     model=ModelConfig(channels=(8, 8), dim=4, position_periods=(11.0,), rotation_periods=(13.0,)),
@@ -75,10 +78,11 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
 
 
 def test_tiles_leave_no_seam(monkeypatch: pytest.MonkeyPatch, predictor: Predictor) -> None:
-    image = torch.rand(3, 70, 93, generator=torch.Generator().manual_seed(1))
+    image = torch.rand(3, 70, 293, generator=torch.Generator().manual_seed(1))
     whole = predictor.embed(image)
     monkeypatch.setattr(predict_module, "_TILE", 32)
     monkeypatch.setattr(predict_module, "_CONTEXT", 16)
+    assert len(predictor._parts(70, 293)) > 3
     tiled = predictor.embed(image)
     torch.testing.assert_close(tiled.embedding, whole.embedding, atol=1e-4, rtol=0)
     assert tiled.foreground is not None and whole.foreground is not None
@@ -109,8 +113,62 @@ def test_result_files(tmp_path: Path) -> None:
     for role in ("overlay", "embedding"):
         with Image.open(files[role]) as stored:
             assert stored.size == (12, 9) and stored.mode == "RGB"
+    painted = np.random.default_rng(1).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    tiled = replace(prediction, embedding=np.zeros((4, 0, 0), dtype=np.float32), embedding_rgb=painted)
+    with Image.open(write_prediction(tmp_path, "tiled", torch.rand(3, 9, 12), tiled)["embedding"]) as stored:
+        assert stored.size == (12, 9)
+        assert set(map(tuple, np.asarray(stored).reshape(-1, 3))) == set(map(tuple, painted.reshape(-1, 3)))
     objects = json.loads(files["objects"].read_text())
     assert [entry["score"] for entry in objects] == [0.9, 0.5]
     assert objects[0]["bbox"] == [2, 1, 4, 3] and objects[0]["area"] == 12
     code = {**objects[1]["segmentation"], "counts": objects[1]["segmentation"]["counts"].encode()}
     np.testing.assert_array_equal(coco_mask.decode(code), labels == 2)
+
+
+def test_large_embeddings_are_painted_in_the_same_colours_in_every_tile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A model without context: equal pixels have equal embeddings wherever they lie, and so have equal colours."""
+    backbone = nn.Conv2d(3, 6, 1)
+    model = rpe.RPE(backbone, dim=5)
+    predictor = Predictor(model, Config())
+    values = torch.rand(8, 3, generator=torch.Generator().manual_seed(0))
+    number = torch.randint(8, (300, 451), generator=torch.Generator().manual_seed(1))
+    image = values[number].permute(2, 0, 1).contiguous()
+    assert predictor.predict(image, paint_embedding=True).embedding_rgb is None, "it is kept whole"
+    monkeypatch.setattr(predict_module, "_TILE", 128)
+    monkeypatch.setattr(predict_module, "_CONTEXT", 4)
+    assert len(predictor._parts(300, 451)) >= 4
+    found = predictor.predict(image, keep_embedding=False, paint_embedding=True)
+    assert found.embedding.size == 0 and found.embedding_rgb is not None
+    assert found.embedding_rgb.shape == (300, 451, 3) and found.embedding_rgb.dtype == np.uint8
+    colours = np.stack([np.unique(found.embedding_rgb[number == k], axis=0) for k in range(8)])
+    assert colours.shape == (8, 1, 3), "one colour each"
+    assert len(np.unique(colours, axis=0)) == 8
+    assert predictor.predict(image, keep_embedding=False).embedding_rgb is None
+
+
+def test_samples_are_spread_from_border_to_border() -> None:
+    places = samples(5000, 300, 256, 6, 16)
+    rows, columns = (
+        sorted({tile.rows.start for tile in places}),
+        sorted({tile.columns.start for tile in places}),
+    )
+    assert rows[0] == 0 and rows[-1] == (5000 - 256) // 16 * 16 and len(rows) == 5 and columns == [0, 32]
+    assert all(tile.size == (256, 256) and tile.view == tile.core for tile in places)
+    assert [tile.size for tile in samples(40, 30, 256, 6, 16)] == [(40, 30)]
+
+
+def test_more_labels_than_16_bits_hold(tmp_path: Path) -> None:
+    labels = np.arange(256 * 257, dtype=np.int32).reshape(256, 257)
+    scores, embedding = np.ones(256 * 257 - 1, dtype=np.float32), np.zeros((2, 0, 0), dtype=np.float32)
+    (tmp_path / "x.labels.png").touch()
+    files = write_prediction(tmp_path, "x", torch.rand(3, 256, 257), Prediction(labels, scores, embedding))
+    assert [path.name for path in tmp_path.glob("x.labels.*")] == ["x.labels.tif"], (
+        "none of another prediction"
+    )
+    np.testing.assert_array_equal(read_label_map(files["labels"]), labels)
+    with Image.open(files["labels"]) as stored:
+        np.testing.assert_array_equal(np.asarray(stored), labels)
+    objects = json.loads(files["objects"].read_text())
+    assert len(objects) == 256 * 257 - 1 and objects[-1]["bbox"] == [256, 255, 1, 1]

@@ -17,7 +17,7 @@ from rpe.export import coco_objects
 from rpe.joining import TileJoiner
 from rpe.predict import Prediction
 from rpe.tiling import SEAM, tiles
-from seams import STRIDE, same_partition, seam_picture
+from seams import PALETTE, STRIDE, same_partition, seam_picture
 
 
 class Colours(nn.Module):
@@ -68,14 +68,42 @@ def test_objects_across_every_seam_are_those_of_the_whole_image(
     assert predictor.predict(image, keep_embedding=False).embedding.size == 0
 
 
-def test_the_largest_cluster_is_found_over_all_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    image = seam_picture(200, 260, 64)
+@pytest.mark.parametrize("window", [0, 8])
+def test_the_largest_cluster_is_left_out_with_all_its_parts(
+    window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rings over black: some lie in one tile, some across seams, and what they enclose is background too."""
+    image = torch.zeros(3, 260, 330)
+    for number, (row, column) in enumerate(np.ndindex(11, 13)):
+        top, left = 4 + 22 * row, 6 + 24 * column
+        ring = image[:, top : top + 18, left : left + 20]
+        ring[:] = PALETTE[number % 7, :, None, None]
+        ring[:, 4:14, 4:16] = 0
+    rings = image.sum(dim=0).numpy() > 0
+    predictor = colour_predictor(window, background="largest")
+    whole = predictor.predict(image)
     monkeypatch.setattr(predict_module, "_TILE", 64)
     monkeypatch.setattr(predict_module, "_CONTEXT", 4)
-    found = colour_predictor(background="largest").predict(image)
-    none = colour_predictor(background="none").predict(image)
-    sizes = np.bincount(none.labels.reshape(-1))[1:]
-    assert (found.labels == 0).sum() == sizes.max() and len(found.scores) == len(none.scores) - 1
+    assert len(predictor._parts(260, 330)) >= 20
+    tiled = predictor.predict(image)
+    assert len(tiled.scores) == len(whole.scores) == 11 * 13
+    assert same_partition(tiled.labels, whole.labels)
+    np.testing.assert_array_equal(tiled.labels > 0, rings)
+
+
+def test_parts_of_a_cluster_that_reach_no_seam_go_with_it() -> None:
+    """Two tiles: of one cluster, the parts along the seam are more than the one large object of the right tile."""
+    joiner, (left, right) = TileJoiner(40, 128), tiles(40, 128, 64, 20)
+    picture = np.zeros((40, 128), dtype=np.int64)
+    picture[:8, 40:90], picture[30:, 4:20], picture[30:, 110:126], picture[12:28, 100:120] = 1, 2, 3, 4
+    cluster = np.array([-1, 7, 7, 7, 5])
+    for tile in (left, right):
+        seen = picture[tile.view]
+        present = np.unique(seen[seen > 0])
+        dense = np.searchsorted(present, seen) + 1
+        joiner.add(tile, np.where(seen > 0, dense, 0), np.ones((len(present), 1)), cluster[present])
+    number, _ = joiner.join(0, without_largest=True)
+    np.testing.assert_array_equal(number[joiner.labels], picture == 4)
 
 
 def test_joining_follows_agreement_not_touch() -> None:
@@ -95,9 +123,9 @@ def test_joining_follows_agreement_not_touch() -> None:
     assert not labels.any() and len(sums) == 0
 
 
-def _numbered(seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _numbered(seen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     objects = planar_components(seen, background=0, connectivity=1)
-    return objects, np.ones((int(objects.max()), 1))
+    return objects, np.ones((int(objects.max()), 1)), np.arange(int(objects.max()))
 
 
 def test_small_remains_are_removed_and_numbers_follow_the_rows() -> None:
@@ -106,7 +134,7 @@ def test_small_remains_are_removed_and_numbers_follow_the_rows() -> None:
     labels[6:, :] = 1
     labels[0, :2] = 2
     labels[3, 3] = 3
-    joiner.add(tiles(8, 8, 8, SEAM)[0], labels, np.array([[9.0, 2], [5.0, 3], [1.0, 4]]))
+    joiner.add(tiles(8, 8, 8, SEAM)[0], labels, np.array([[9.0, 2], [5.0, 3], [1.0, 4]]), np.arange(3))
     joined, sums = joiner.finish(2)
     np.testing.assert_array_equal(sums, [[5, 3], [9, 2]])
     assert joined[0, 0] == 1 and joined[7, 7] == 2 and joined[3, 3] == 0

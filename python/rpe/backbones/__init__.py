@@ -2,7 +2,9 @@
 
 A backbone is any `nn.Module` with two integer attributes, `out_channels` and `output_stride`, whose forward
 maps `[B, 3, H, W]` to `[B, out_channels, ceil(H / output_stride), ceil(W / output_stride)]`. One with several depths
-has `levels(image)`, its maps finest first, and `level_channels`. Heads, losses and data are not its business.
+has `levels(image)`, its maps finest first, and `level_channels`. Optional: `total_stride`, pixels by which images may
+be shifted without a change, and `reach`, pixels around a place that tiles of large images show it (else measured).
+Heads, losses and data are not its business.
 """
 
 from __future__ import annotations

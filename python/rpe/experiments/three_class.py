@@ -107,4 +107,4 @@ def decode(probability: NDArray[np.float32], rules: DecodeConfig) -> NDArray[np.
     the rest of what belongs to an object and are cleaned as those of the embedding are."""
     objects = 1 - probability[BACKGROUND]
     cores = (objects > rules.foreground_threshold) & (probability[INSIDE] > (rules.core_threshold or 0.0))
-    return clean(grow(cores.astype(np.int64), objects, rules), rules).astype(np.int32)
+    return clean(grow(cores.astype(np.int64), objects, rules), rules)[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from .agreement import count_difference, foreground_ari, partition_ari, symmetric_best_dice
 from .boundary import boundary_scores, count_boundaries, match_boundaries
 from .coco import ScoredMasks, decode_mask, encode_labels, encode_mask, masks_of_label_map
+from .coco_matching import Matches, match_image
 from .evaluator import SMALL_IMAGE_PIXELS, Evaluator
 from .matching import IOU_THRESHOLDS, average_precision, label_map_ap, match_instances
 from .overlap import Overlap, count_overlap
@@ -22,6 +23,7 @@ __all__ = [
     "SMALL_IMAGE_PIXELS",
     "ClassConfusion",
     "Evaluator",
+    "Matches",
     "Overlap",
     "PanopticQuality",
     "ScoredMasks",
@@ -40,6 +42,7 @@ __all__ = [
     "label_map_ap",
     "masks_of_label_map",
     "match_boundaries",
+    "match_image",
     "match_instances",
     "partition_ari",
     "pixel_accuracy",

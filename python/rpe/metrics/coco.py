@@ -1,13 +1,10 @@
-"""Scored masks of one image, and pycocotools' matching of them with the true ones.
+"""Scored masks of one image beside the true ones; a mask is a run-length code.
 
-A mask is a run-length code. What ranks, averages and names the numbers is `recall.py` and `precision.py`; matching is
-pycocotools' alone.
+Matching them is `coco_matching.py`; what ranks, averages and names the numbers is `recall.py` and `precision.py`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,17 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as run_length
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from scipy.ndimage import find_objects
 
-from .matching import IOU_THRESHOLDS
 from .overlap import IntArray
 
 RunLength = dict[str, Any]
 """A mask as pycocotools encodes it: {"size": [H, W], "counts": bytes or str}."""
 
-_NO_SIZE_LIMIT = [0.0, 1e10]
 _IGNORED_SHARE = 0.5
 """A detection with more of it in ignored pixels is left out where it finds nothing: COCO's rule for crowds."""
 
@@ -137,79 +130,7 @@ def masks_of_label_map(
     )
 
 
-def match(
-    images: Sequence[ScoredMasks],
-    *,
-    use_classes: bool,
-    numbers: Sequence[int],
-    thresholds: Sequence[float] = IOU_THRESHOLDS,
-) -> COCOeval:
-    """pycocotools' evaluation over all sizes, accumulated.
-
-    Args:
-        images: at least one.
-        use_classes: compare masks of one class only (`useCats`).
-        numbers: numbers of detections per image and class, best first (`maxDets`).
-        thresholds: IoU thresholds (`iouThrs`).
-    """
-    truth, found = _coco(images)
-    evaluation = COCOeval(truth, found, iouType="segm")
-    evaluation.params.useCats = int(use_classes)
-    evaluation.params.iouThrs = np.array(thresholds)
-    evaluation.params.maxDets = sorted(numbers)
-    evaluation.params.areaRng = [_NO_SIZE_LIMIT]
-    evaluation.params.areaRngLbl = ["all"]
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation.evaluate()
-        evaluation.accumulate()
-    return evaluation
-
-
 def _best_iou(detections: Sequence[RunLength], targets: Sequence[RunLength]) -> NDArray[np.float64]:
     if not targets:
         return np.zeros(len(detections))
     return np.asarray(run_length.iou(list(detections), list(targets), [0] * len(targets))).max(axis=1)
-
-
-def _coco(images: Sequence[ScoredMasks]) -> tuple[COCO, COCO]:
-    """The images as two COCO data sets, true and detected."""
-    described = [
-        {"id": number, "height": image.size[0], "width": image.size[1]} for number, image in enumerate(images)
-    ]
-    targets, detections = [], []
-    for number, image in enumerate(images):
-        classes = image.target_classes or [1] * len(image.targets)
-        crowds = image.is_crowd or [False] * len(image.targets)
-        for code, kind, crowd in zip(image.targets, classes, crowds, strict=True):
-            targets.append({**_annotation(number, code, kind), "iscrowd": int(crowd)})
-        classes = image.classes or [1] * len(image.detections)
-        for code, kind, score in zip(image.detections, classes, image.scores, strict=True):
-            detections.append({**_annotation(number, code, kind), "iscrowd": 0, "score": score})
-    present = sorted({annotation["category_id"] for annotation in targets + detections} | {1})
-    categories = [{"id": kind, "name": str(kind)} for kind in present]
-    return _index(described, targets, categories), _index(described, detections, categories)
-
-
-def _annotation(image: int, code: RunLength, kind: int) -> dict[str, Any]:
-    return {
-        "image_id": image,
-        "category_id": kind,
-        "segmentation": code,
-        "area": float(run_length.area(code)),
-    }
-
-
-def _index(
-    described: list[dict[str, int]], annotations: list[dict[str, Any]], categories: list[dict[str, Any]]
-) -> COCO:
-    data = COCO()
-    data.dataset = {
-        "images": described,
-        "categories": categories,
-        "annotations": [
-            {**annotation, "id": number} for number, annotation in enumerate(annotations, start=1)
-        ],
-    }
-    with contextlib.redirect_stdout(io.StringIO()):
-        data.createIndex()
-    return data

@@ -1,7 +1,7 @@
 """Collect predictions image by image, then one JSON-able result: overall, per kind, per image size, and per image.
 
-`add` computes everything that belongs to one image and keeps numbers and run-length codes, not label maps. `result`
-only averages, and runs pycocotools per group.
+`add` computes everything that belongs to one image and keeps numbers, neither label maps nor masks. `result` only
+averages.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .agreement import count_difference, foreground_ari, partition_ari, symmetric_best_dice
 from .coco import ScoredMasks, encode_labels, masks_of_label_map
+from .coco_matching import Matches, match_image
 from .matching import IOU_THRESHOLDS, average_precision, match_instances
 from .overlap import LabelMap, as_label_array, count_overlap
 from .recall import PROPOSALS, average_recall
@@ -37,7 +38,7 @@ class _Image:
     row: dict[str, Any]
     ap: list[float]
     hits: int
-    proposals: ScoredMasks | None
+    proposals: Matches | None
 
 
 class Evaluator:
@@ -112,7 +113,10 @@ class Evaluator:
             "sbd": symmetric_best_dice(overlap),
             "dic": count_difference(overlap),
         }
-        ranked = self._ranked(prediction, scores, target) if self.proposals else None
+        ranked = None
+        if self.proposals:
+            masks = self._ranked(prediction, scores, target)
+            ranked = match_image(masks, use_classes=False, most=max(self.proposals))
         self._images.append(_Image(row, [float(value) for value in ap], hits, ranked))
 
     def _ranked(

@@ -1,6 +1,6 @@
 """Ranked average precision of scored masks with classes: AP^r of the VOC literature, and COCO's AP.
 
-Both rest on pycocotools' matching (`coco.py`). They are not the unranked TP / (TP + FP + FN) of `matching.py`.
+Both rest on pycocotools' matching (`coco_matching.py`). They are not the unranked TP / (TP + FP + FN) of `matching.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .coco import ScoredMasks, match
+from .coco import ScoredMasks
+from .coco_matching import Matches, accumulate, matched
 from .matching import IOU_THRESHOLDS
 
 DETECTIONS = 100
@@ -19,7 +20,7 @@ DETECTIONS = 100
 
 
 def region_ap(
-    images: Sequence[ScoredMasks], classes: Sequence[str], threshold: float = 0.5
+    images: Sequence[ScoredMasks | Matches], classes: Sequence[str], threshold: float = 0.5
 ) -> dict[str, Any]:
     """AP^r (Hariharan et al., Simultaneous Detection and Segmentation, ECCV 2014): the area under the precision-recall
     curve of each class, detections of all images ranked by score, a mask right where its IoU reaches the threshold.
@@ -28,9 +29,9 @@ def region_ap(
     (`coco_ap`) samples the same curve at 101 recalls.
 
     Args:
-        images: masks with classes.
+        images: masks with classes, or what `match_image` with `use_classes=True` made of them.
         classes: names; index 0 is the background.
-        threshold: IoU.
+        threshold: IoU, one of `IOU_THRESHOLDS`.
 
     Returns:
         {"mean": mean over the classes that occur in the truth, "by_class": {name: AP},
@@ -38,12 +39,12 @@ def region_ap(
     """
     by_class: dict[str, float] = {}
     curves: dict[str, dict[str, list[float]]] = {}
-    if any(image.targets for image in images):
-        most = max(1, max(len(image.detections) for image in images))
-        evaluation = match(images, use_classes=True, numbers=[most], thresholds=[threshold])
-        per_image = [entry for entry in evaluation.evalImgs if entry is not None]
+    found = matched(images, use_classes=True)
+    if any(image.num_targets for image in found):
+        place = IOU_THRESHOLDS.index(threshold)
         for index, name in enumerate(classes):
-            hits, number = _ranked([entry for entry in per_image if entry["category_id"] == index])
+            entries = [image.entries[index] for image in found if index in image.entries]
+            hits, number = _ranked(entries, place)
             if index and number:
                 recall, precision = _curve(hits, number)
                 by_class[name] = _area(recall, precision)
@@ -51,15 +52,16 @@ def region_ap(
     return {"mean": _mean(list(by_class.values())), "by_class": by_class, "curves": curves}
 
 
-def coco_ap(images: Sequence[ScoredMasks]) -> dict[str, float | None]:
-    """COCO's mask AP over all sizes with at most 100 detections per image.
+def coco_ap(images: Sequence[ScoredMasks | Matches]) -> dict[str, float | None]:
+    """COCO's mask AP over all sizes with at most 100 detections per image and class; `images` as for `region_ap`.
 
     Returns:
         {"ap": mean over IoU 0.50, 0.55, ..., 0.95 and classes, "ap50", "ap75"}; None without a true instance.
     """
-    if not any(image.targets for image in images):
+    found = matched(images, use_classes=True, most=DETECTIONS)
+    if not any(image.num_targets for image in found):
         return {"ap": None, "ap50": None, "ap75": None}
-    precision = match(images, use_classes=True, numbers=[DETECTIONS]).eval["precision"][..., 0, -1]
+    precision = accumulate(found, [DETECTIONS])["precision"][..., 0, -1]
 
     def mean(values: NDArray[np.float64]) -> float | None:
         known = values[values > -1]
@@ -72,15 +74,14 @@ def coco_ap(images: Sequence[ScoredMasks]) -> dict[str, float | None]:
     }
 
 
-def _ranked(entries: Sequence[dict[str, Any]]) -> tuple[NDArray[np.bool_], int]:
-    """Of one class: right or wrong by descending score, those that count; and the number of true instances."""
+def _ranked(entries: Sequence[dict[str, NDArray[Any]]], place: int) -> tuple[NDArray[np.bool_], int]:
+    """Of one class at one IoU: right or wrong by descending score, those that count; and the number of true
+    instances."""
     scores = np.concatenate([np.zeros(0), *(entry["dtScores"] for entry in entries)])
-    hit = np.concatenate([np.zeros(0, bool), *(np.asarray(entry["dtMatches"])[0] > 0 for entry in entries)])
-    ignored = np.concatenate(
-        [np.zeros(0, bool), *(np.asarray(entry["dtIgnore"])[0] > 0 for entry in entries)]
-    )
+    hit = np.concatenate([np.zeros(0, bool), *(entry["dtMatches"][place] for entry in entries)])
+    ignored = np.concatenate([np.zeros(0, bool), *(entry["dtIgnore"][place] for entry in entries)])
     order = np.argsort(-scores, kind="stable")
-    number = sum(int((np.asarray(entry["gtIgnore"]) == 0).sum()) for entry in entries)
+    number = sum(int((~entry["gtIgnore"]).sum()) for entry in entries)
     return hit[order][~ignored[order]], number
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.measure import label as planar_components
+from scipy.ndimage import label as planar_components
 from skimage.morphology import thin
 
 from ..config import DecodeConfig
@@ -30,6 +30,8 @@ from .ridges import ridges
 
 _REGION_THRESHOLD = 0.5
 """Boundary probability that parts two regions of `Prediction.labels`."""
+_ROWS = 512
+"""Rows whose regions are measured at once."""
 _THRESHOLDS = NUM_THRESHOLDS
 _DEPTH_THRESHOLDS = 19
 """Thresholds for the single depths and the fusion, whose numbers stand beside the main one; it has the benchmark's
@@ -97,13 +99,15 @@ class BoundaryMosaic:
     def finish(self, embedding: NDArray[np.float32]) -> Prediction:
         assert self._depths is not None, "no tile was added"
         boundary = self._depths.mean(axis=0)
-        labels = planar_components(boundary < _REGION_THRESHOLD, connectivity=1).astype(np.int32)
-        index = labels.reshape(-1)
-        total = np.bincount(index, weights=1 - boundary.reshape(-1))
-        certainty = (total / np.maximum(np.bincount(index), 1))[1:]
+        labels, number = planar_components(boundary < _REGION_THRESHOLD, output=np.int32)
+        total = np.zeros((2, number + 1))
+        for start in range(0, len(labels), _ROWS):
+            index = labels[start : start + _ROWS].reshape(-1)
+            certainty = 1 - boundary[start : start + _ROWS].reshape(-1)
+            total += [np.bincount(index, certainty, number + 1), np.bincount(index, minlength=number + 1)]
         return Prediction(
             labels,
-            certainty.astype(np.float32),
+            (total[0] / np.maximum(total[1], 1))[1:].astype(np.float32),
             embedding,
             boundary=boundary,
             boundary_depths=self._depths,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from ..model import Output, stride_of
 from ..objects import Sums, object_means, object_scores, object_sums
 from ..prediction import Prediction
 from ..report import Picture, find_mistakes
-from ..tiling import Tile, whole
+from ..tiling import Tile
 from .base import Task
 from .plots import fate_table, recall_plot, threshold_plot
 
@@ -58,8 +57,6 @@ class ObjectMosaic:
         self, task: Task, size: tuple[int, int], grouping: RecurrentGrouping, rules: DecodeConfig
     ) -> None:
         self.task, self.size, self.grouping, self.rules = task, size, grouping, rules
-        self.without_largest = False
-        """Whether the largest object is to be left out when all are joined: which it is, a tile does not show."""
 
     def objects_of(
         self,
@@ -68,17 +65,14 @@ class ObjectMosaic:
         grouping: RecurrentGrouping,
         rules: DecodeConfig,
         values: Tensor | None = None,
-    ) -> tuple[NDArray[np.int32], Sums]:
-        """Label map `[view]` of a tile and the sums of `values` `[C, view]` over its objects; by default of the
-        probability of the foreground."""
-        self.without_largest = rules.background == "largest" and tile != whole(*self.size)
-        if self.without_largest:
-            rules = replace(rules, background="none")
+    ) -> tuple[NDArray[np.int32], Sums, NDArray[np.int64]]:
+        """Label map `[view]` of a tile, the sums of `values` `[C, view]` over its objects (by default of the
+        probability of the foreground), and the objects' clusters."""
         embedding = output.embedding[0]
         found = decode(embedding, self.task.foreground(output), tile.size, grouping, rules)
         values = found.probability[None] if values is None else values
         stride = stride_of(embedding, tile.size)
-        return found.labels, object_sums(found.labels, embedding, values, stride, tile)
+        return found.labels, object_sums(found.labels, embedding, values, stride, tile), found.clusters
 
 
 class InstanceMosaic(ObjectMosaic):
@@ -99,7 +93,7 @@ class InstanceMosaic(ObjectMosaic):
 
     def objects(self) -> tuple[NDArray[np.int32], Sums]:
         """Label map `[H, W]` and sums of the objects of all tiles."""
-        return self._joiner.finish(self.rules.min_size, self.without_largest)
+        return self._joiner.finish(self.rules.min_size, self.rules.background == "largest")
 
     def finish(self, embedding: NDArray[np.float32]) -> Prediction:
         labels, sums = self.objects()

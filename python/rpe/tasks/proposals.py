@@ -21,7 +21,7 @@ from ..config import DecodeConfig
 from ..data import Dataset, Sample
 from ..grouping import RecurrentGrouping
 from ..joining import ObjectJoiner
-from ..metrics import ScoredMasks, average_recall, decode_mask, encode_labels
+from ..metrics import Matches, average_recall, decode_mask, encode_labels, match_image
 from ..metrics.coco import RunLength
 from ..model import Output
 from ..objects import object_means, object_scores
@@ -71,9 +71,9 @@ class ProposalsMosaic(ObjectMosaic):
         for (kappa, threshold), joiner in self._joiners.items():
             grouping = moved.setdefault(kappa, _RememberingGrouping(self.grouping, kappa))
             rules = replace(self.rules, threshold=threshold)
-            labels, sums = self.objects_of(tile, output, grouping, rules)
+            labels, sums, clusters = self.objects_of(tile, output, grouping, rules)
             parts = self._parts[kappa, threshold]
-            core = joiner.add(tile, labels, sums)
+            core = joiner.add(tile, labels, sums, clusters)
             numbers = range(len(parts) + 1, len(parts) + len(sums) + 1)
             parts += encode_labels(core, numbers, (tile.rows.start, tile.columns.start), self.size)
 
@@ -81,7 +81,7 @@ class ProposalsMosaic(ObjectMosaic):
         masks: list[RunLength] = []
         scores: list[float] = []
         for pair, joiner in self._joiners.items():
-            number, sums = joiner.join(self.rules.min_size, self.without_largest)
+            number, sums = joiner.join(self.rules.min_size, self.rules.background == "largest")
             parts: list[list[RunLength]] = [[] for _ in sums]
             for part, code in zip(number[1:], self._parts[pair], strict=True):
                 if part:
@@ -106,15 +106,16 @@ class ProposalsEvaluator:
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
-        self._images: list[ScoredMasks] = []
+        self._images: list[Matches] = []
         self._rows: list[dict[str, Any]] = []
 
     def add(self, index: int, sample: Sample, prediction: Prediction) -> None:
         masks = scored_masks(
             self.dataset, index, sample, prediction.proposals or (), prediction.scores.tolist()
         )
-        self._images.append(masks)
-        instances = len(masks.targets) - sum(masks.is_crowd)
+        matches = match_image(masks, use_classes=False)
+        self._images.append(matches)
+        instances, most = len(masks.targets) - sum(masks.is_crowd), max(1, len(masks.detections))
         self._rows.append(
             {
                 "name": sample.name,
@@ -123,7 +124,7 @@ class ProposalsEvaluator:
                 "width": sample.size[1],
                 "instances": instances,
                 "predicted": len(prediction.scores),
-                "recall50": _recall(masks) if instances else None,
+                "recall50": average_recall([matches], [most])["0.50"][str(most)] if instances else None,
             }
         )
 
@@ -189,12 +190,6 @@ class _RememberingGrouping(RecurrentGrouping):
         trajectory = super().forward(points, offsets, num_steps)
         self._known.append((points, trajectory))
         return trajectory
-
-
-def _recall(masks: ScoredMasks) -> float | None:
-    """Recall of one image at IoU 0.5 with all its proposals."""
-    most = max(1, len(masks.detections))
-    return average_recall([masks], [most])["0.50"][str(most)]
 
 
 TASK = ProposalsTask()

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..config import DecodeConfig
 from ..data import Dataset, Sample
 from ..grouping import RecurrentGrouping
-from ..metrics import PanopticQuality, ScoredMasks, coco_ap, encode_labels, region_ap
+from ..metrics import Matches, PanopticQuality, coco_ap, encode_labels, match_image, region_ap
 from ..model import Output
 from ..objects import object_means, object_scores
 from ..prediction import Prediction
@@ -98,7 +98,7 @@ class SemanticInstanceEvaluator:
         self._instances = InstanceEvaluator(dataset, proposals=False)
         self._semantic = SemanticEvaluator(dataset)
         self._panoptic = PanopticQuality(dataset.classes)
-        self._masks: list[ScoredMasks] = []
+        self._matches: list[Matches] = []
 
     def add(self, index: int, sample: Sample, prediction: Prediction) -> None:
         assert prediction.classes is not None and sample.instance_class is not None
@@ -106,9 +106,8 @@ class SemanticInstanceEvaluator:
         self._semantic.add(index, sample, prediction)
         kinds = prediction.classes.tolist()
         codes = encode_labels(prediction.labels, range(1, len(kinds) + 1))
-        self._masks.append(
-            scored_masks(self.dataset, index, sample, codes, prediction.scores.tolist(), kinds)
-        )
+        masks = scored_masks(self.dataset, index, sample, codes, prediction.scores.tolist(), kinds)
+        self._matches.append(match_image(masks, use_classes=True))
         labels, dense = np.unique(np.maximum(sample.label.numpy(), 0), return_inverse=True)
         dense = dense.reshape(sample.size) + (0 if labels[0] == 0 else 1)
         wanted = np.where(sample.label.numpy() < 0, -1, dense)
@@ -119,9 +118,9 @@ class SemanticInstanceEvaluator:
         result, semantic = self._instances.result(), self._semantic.result()
         classes = self.dataset.classes
         region, panoptic, coco = (
-            region_ap(self._masks, classes),
+            region_ap(self._matches, classes),
             self._panoptic.result(),
-            coco_ap(self._masks),
+            coco_ap(self._matches),
         )
         result["overall"] |= {
             "apr50": region["mean"],
