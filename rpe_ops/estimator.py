@@ -148,7 +148,8 @@ class MeanShift(ClusterMixin, BaseEstimator):
         points = unit_rows(packed(self._points(X, fitting=False)))
         centres = torch.as_tensor(self.cluster_centers_, dtype=points.dtype).to(points.device)
         ends = (torch.tensor([0, len(rows)], device=points.device) for rows in (points, centres))
-        return nearest_rows(points, centres, *ends, self._backend_for(points)).cpu().numpy()
+        backend, sizes = self._backend_for(points), (len(points), len(centres))
+        return nearest_rows(points, centres, *ends, backend, *sizes).cpu().numpy()
 
     def _points(self, X: ArrayLike, fitting: bool) -> Tensor:
         """`X`, checked, as a tensor on the device: float32 everywhere but on the CPU, where half types become float32
@@ -180,4 +181,4 @@ class MeanShift(ClusterMixin, BaseEstimator):
         }
 
     def _backend_for(self, points: Tensor) -> str:
-        return dispatch.resolve(_NAME, self.backend, points.device.type, points.dtype, points.shape[1])
+        return dispatch.resolve_for(_NAME, self.backend, points)

@@ -96,9 +96,9 @@ def peak_bytes(
             `assign_to_modes`.
 
     Returns:
-        An upper estimate, at most half too large for N from some thousands on (two thirds for `assign_to_modes` in
-        backend `torch`). A process's resident memory may grow by up to about twice that, because the C library keeps
-        freed blocks.
+        An upper estimate, at most half too large for N from some thousands on. Not in it are the padded copies of a
+        ragged batch that `select_seeds` and `assign_to_modes` make in backend `torch`. A process's resident memory may
+        grow by up to about twice the estimate, because the C library keeps freed blocks.
 
     Raises:
         TypeError, ValueError: an argument is wrong, or does not belong to the operator; the message names it and the
@@ -179,12 +179,12 @@ def select_seeds_bytes(num_points: int, dim: int, num_seeds: int, dtype: str, ba
 
 def assign_to_modes_bytes(num_points: int, dim: int, num_seeds: int, dtype: str, backend: str) -> int:
     """`peak_bytes` of `assign_to_modes`: that of three moments which needs most. Modes are merged, rows are made, and
-    their nearest modes are looked for, in backend `torch` through copies of the rows and two bands of cosines."""
+    their nearest modes are looked for, in backend `torch` through two bands of cosines."""
     itemsize = ITEMSIZE[dtype][1]
     modes = unit_rows_bytes(num_seeds, dim, dtype)
     nearest = num_points * (itemsize * dim + 34)
     if backend == "torch":
-        nearest += num_points * itemsize * dim + 2 * itemsize * min(num_points * num_seeds, PAIRS_OF_A_BAND)
+        nearest += 2 * itemsize * min(num_points * num_seeds, PAIRS_OF_A_BAND)
     looking = SCRATCH + modes + max(unit_rows_bytes(num_points, dim, dtype), nearest)
     return max(peak_bytes("connected_components", num_seeds, dim, dtype=dtype, backend=backend), looking)
 
