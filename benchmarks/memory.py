@@ -1,5 +1,5 @@
 """Peak memory of a piece of code above what was allocated before it: the CUDA allocator's count, or the process's
-high-water mark on Linux. Elsewhere the peak is unknown and stays None."""
+high-water mark on Linux. Elsewhere the peak is unknown and stays None, with the reason beside it."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ def available_bytes(device: torch.device) -> int:
 
 
 class PeakMemory:
-    """Context manager; `mib` holds the peak above the start, or None where it cannot be known."""
+    """Context manager; `mib` holds the peak above the start, or None where it cannot be known: `unknown` says why."""
 
     def __init__(self, device: torch.device):
         self.device = device
         self.mib: float | None = None
+        self.unknown: str | None = None
 
     def __enter__(self) -> PeakMemory:
         gc.collect()
@@ -38,17 +39,30 @@ class PeakMemory:
             torch.cuda.synchronize(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
             self._before = torch.cuda.memory_allocated(self.device)
-        elif STATUS.is_file():
-            _return_free_memory()
-            RESET_PEAK.write_text("5")
+            return self
+        self.unknown = self._obstacle()
+        if self.unknown is None:
             self._before = _resident_bytes("VmRSS")
         return self
+
+    def _obstacle(self) -> str | None:
+        """Why the peak of this process cannot be read, or None once its high-water mark starts again."""
+        if self.device.type != "cpu":
+            return f"PyTorch keeps no peak for {self.device.type} devices that is read here"
+        if not STATUS.is_file():
+            return f"it is read from {STATUS}, which only Linux has"
+        _return_free_memory()
+        try:
+            RESET_PEAK.write_text("5")
+        except OSError as error:
+            return f"{RESET_PEAK} cannot be written ({error.strerror})"
+        return None
 
     def __exit__(self, *_: object) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
             peak = torch.cuda.max_memory_allocated(self.device)
-        elif STATUS.is_file():
+        elif self.unknown is None:
             peak = _resident_bytes("VmHWM")
         else:
             return

@@ -5,13 +5,12 @@ MeanShift. `rpe_ops.MeanShift` has the same habits: `fit_predict`, `labels_`, `c
 The difference is the space: it compares directions, so embeddings trained with Euclidean distances are lifted onto the
 sphere by one more coordinate first.
 
-    python examples/cell_embeddings.py [--size 80] [--cells 25]
+    python examples/cell_embeddings.py [--size 80] [--cells 25] [--device cuda]
     python examples/cell_embeddings.py --embedding E.npy --foreground F.npy      [D, H, W] floats and [H, W] booleans
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from sklearn.cluster import MeanShift
 from sklearn.metrics import adjusted_rand_score
 
 import rpe_ops
-from comparison import measure, report
+from comparison import measure, recipe_parser, report
 
 Array = NDArray[np.float32]
 
@@ -44,13 +43,13 @@ def before(rows: Array, bandwidth: float) -> NDArray[np.int64]:
     return MeanShift(bandwidth=bandwidth, bin_seeding=True).fit_predict(rows)
 
 
-def after(rows: Array, bandwidth: float) -> NDArray[np.int64]:
+def after(rows: Array, bandwidth: float, device: str = "cpu") -> NDArray[np.int64]:
     """Every point moves, with a smooth kernel; half the flat kernel's radius is about as wide."""
     sigma = bandwidth / 2.0
     lifted, kappa = on_sphere(rows, sigma)
     # points that end within one sigma of each other are one cell: 1 - s = (sigma / R)^2 / 4
-    estimator = rpe_ops.MeanShift(kappa=kappa, num_steps=10, threshold=1.0 - 1.0 / (4.0 * kappa))
-    return estimator.fit_predict(lifted)
+    threshold = 1.0 - 1.0 / (4.0 * kappa)
+    return rpe_ops.MeanShift(kappa, num_steps=10, threshold=threshold, device=device).fit_predict(lifted)
 
 
 def network_output(
@@ -77,8 +76,8 @@ def network_output(
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
-    parser = argparse.ArgumentParser(
-        description="scikit-learn's MeanShift and rpe_ops.MeanShift on embeddings of cells."
+    parser = recipe_parser(
+        "scikit-learn's MeanShift and rpe_ops.MeanShift on embeddings of cells; --device is the latter's."
     )
     parser.add_argument("--size", type=int, default=80, help="side of the generated image in pixels")
     parser.add_argument("--cells", type=int, default=25)
@@ -86,21 +85,26 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     parser.add_argument("--bandwidth", type=float, default=0.5, help="of scikit-learn's MeanShift")
     parser.add_argument("--embedding", type=Path, help="a network's own embedding, [D, H, W] in an .npy file")
     parser.add_argument("--foreground", type=Path, help="its foreground, [H, W] booleans in an .npy file")
-    parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(arguments)
     truth = None
     if chosen.embedding and chosen.foreground:
         embedding, foreground = np.load(chosen.embedding), np.load(chosen.foreground).astype(bool)
+        if embedding.ndim != 3 or foreground.shape != embedding.shape[1:]:
+            parser.error(
+                f"{chosen.embedding} must hold [D, H, W] and {chosen.foreground} [H, W], "
+                f"got {list(embedding.shape)} and {list(foreground.shape)}"
+            )
+        if not foreground.any():
+            parser.error(f"{chosen.foreground} has no pixel that is true: there is nothing to group")
     elif chosen.embedding or chosen.foreground:
         parser.error("--embedding and --foreground go together")
     else:
         generator = np.random.default_rng(chosen.seed)
         embedding, foreground, truth = network_output(chosen.size, chosen.cells, chosen.dim, generator)
     rows = np.ascontiguousarray(embedding[:, foreground].T, dtype=np.float32)  # [N, D]
-    rpe_ops.warmup(rows.shape[1] + 1, device="cpu")
-    cpu = torch.device("cpu")
-    old = measure(lambda: before(rows, chosen.bandwidth), cpu, repeats=1)
-    new = measure(lambda: after(rows, chosen.bandwidth), cpu)
+    rpe_ops.warmup(rows.shape[1] + 1, device=chosen.device)
+    old = measure(lambda: before(rows, chosen.bandwidth), torch.device("cpu"))
+    new = measure(lambda: after(rows, chosen.bandwidth, str(chosen.device)), chosen.device)
     agreement = {
         "agreement of the labels, adjusted Rand index": adjusted_rand_score(old.result, new.result),
         "number of cells, before": len(np.unique(old.result)),

@@ -4,12 +4,11 @@ Pixel features attend to each other by one blurring step, object queries attend 
 of a query and a pixel is the logit of the query's mask. Before: softmax attention over unit vectors with its N x N
 weights in memory. After: `rpe_ops.mean_shift`. Both train the same small network on drawn discs from the same start.
 
-    python examples/hypersphere_attention.py [--size 48] [--steps 8]
+    python examples/hypersphere_attention.py [--size 48] [--steps 8] [--device cuda]
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 from collections.abc import Sequence
 
@@ -19,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 import rpe_ops
-from comparison import measure, report
+from comparison import measure, recipe_parser, report
 
 
 class HypersphereAttention(nn.Module):
@@ -118,14 +117,12 @@ def train(
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
-    parser = argparse.ArgumentParser(description="Hypersphere attention with and without N x N weights.")
+    parser = recipe_parser("Hypersphere attention with and without N x N weights.")
     parser.add_argument("--images", type=int, default=2)
     parser.add_argument("--size", type=int, default=48, help="side in pixels; N is its square")
     parser.add_argument("--instances", type=int, default=4)
     parser.add_argument("--dim", type=int, default=32)
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(arguments)
     torch.manual_seed(chosen.seed)
     generator = torch.Generator().manual_seed(chosen.seed)
@@ -135,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     fused = MaskTransformer(HypersphereAttention, chosen.dim, 2 * chosen.instances).to(chosen.device)
     fused.load_state_dict(explicit.state_dict())
     rpe_ops.warmup(chosen.dim, device=images.device)
-    old = measure(lambda: train(explicit, images, masks, chosen.steps), images.device, repeats=1)
+    old = measure(lambda: train(explicit, images, masks, chosen.steps), images.device)
     new = measure(lambda: train(fused, images, masks, chosen.steps), images.device)
     (old_losses, old_kappa, old_eta), (new_losses, new_kappa, new_eta) = old.result, new.result
     agreement = {

@@ -4,12 +4,11 @@ Before: the loss over all ordered pairs written with N x N matrices, as metric-l
 one call. Both train the same small network on handwritten digits (scikit-learn's own 8 x 8 images, each seen in several
 noisy copies) from the same start, and the digits that training never saw are retrieved by nearest neighbour.
 
-    python examples/metric_learning.py [--copies 2] [--steps 30] [--dim 16] [--margin 0.5]
+    python examples/metric_learning.py [--copies 2] [--steps 30] [--dim 16] [--margin 0.5] [--device cuda]
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -20,7 +19,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import rpe_ops
-from comparison import measure, report
+from comparison import measure, recipe_parser, report
 
 
 def before(embedding: Tensor, label: Tensor, margin: float) -> Tensor:
@@ -82,20 +81,19 @@ def train(
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
-    parser = argparse.ArgumentParser(description="A metric-learning loss over all pairs of a batch.")
+    parser = recipe_parser("A metric-learning loss over all pairs of a batch.")
     parser.add_argument("--copies", type=int, default=2, help="noisy copies of each training image")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--dim", type=int, default=16)
     parser.add_argument("--margin", type=float, default=0.5)
-    parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(arguments)
     torch.manual_seed(chosen.seed)
-    data = digits(chosen.copies, torch.Generator().manual_seed(chosen.seed))
-    network = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, chosen.dim))
-    rpe_ops.warmup(chosen.dim, device="cpu")
-    cpu = data.images.device
-    old = measure(lambda: train(network, data, before, chosen.margin, chosen.steps), cpu, repeats=1)
-    new = measure(lambda: train(network, data, after, chosen.margin, chosen.steps), cpu)
+    generator = torch.Generator().manual_seed(chosen.seed)
+    data = Digits(*(tensor.to(chosen.device) for tensor in digits(chosen.copies, generator)))
+    network = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, chosen.dim)).to(chosen.device)
+    rpe_ops.warmup(chosen.dim, device=chosen.device)
+    old = measure(lambda: train(network, data, before, chosen.margin, chosen.steps), chosen.device)
+    new = measure(lambda: train(network, data, after, chosen.margin, chosen.steps), chosen.device)
     (old_losses, old_recall), (new_losses, new_recall) = old.result, new.result
     agreement = {
         "largest difference of the losses, relative": max(

@@ -5,12 +5,11 @@ a Gaussian kernel in the plane. A torus lifts such votes onto the unit sphere wi
 them in O(N) memory: (u, v) -> (cos u/R, sin u/R, cos v/R, sin v/R) / sqrt(2), kappa = 2 R^2 / sigma^2. The derivation
 stands in docs/recipes/offset-votes.md.
 
-    python examples/offset_votes.py [--size 64] [--instances 12] [--sigma 2.5]
+    python examples/offset_votes.py [--size 64] [--instances 12] [--sigma 2.5] [--device cuda]
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Sequence
 
@@ -19,7 +18,7 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 import rpe_ops
-from comparison import measure, report
+from comparison import measure, recipe_parser, report
 
 
 def lift(votes: Tensor, radius: float) -> Tensor:
@@ -51,7 +50,7 @@ def before(votes: Tensor, sigma: float, steps: int, merge: float) -> tuple[Tenso
         weight = torch.exp(-torch.cdist(moved, moved).square() / (2.0 * sigma**2))
         moved = weight @ moved / weight.sum(1, keepdim=True)
     near = torch.cdist(moved, moved) <= merge
-    labels = torch.arange(len(moved))
+    labels = torch.arange(len(moved), device=moved.device)
     while True:
         spread = torch.where(near, labels, len(moved)).amin(1)
         if torch.equal(spread, labels):
@@ -84,22 +83,22 @@ def scene(size: int, instances: int, noise: float, generator: torch.Generator) -
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
-    parser = argparse.ArgumentParser(description="Offset votes, grouped in the plane and on the sphere.")
+    parser = recipe_parser("Offset votes, grouped in the plane and on the sphere.")
     parser.add_argument("--size", type=int, default=64, help="side of the image in pixels")
     parser.add_argument("--instances", type=int, default=12)
     parser.add_argument("--noise", type=float, default=1.5, help="of a predicted offset, pixels")
     parser.add_argument("--sigma", type=float, default=2.5, help="bandwidth, pixels")
     parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(arguments)
     votes, truth = scene(
         chosen.size, chosen.instances, chosen.noise, torch.Generator().manual_seed(chosen.seed)
     )
+    votes = votes.to(chosen.device)
     radius = float(chosen.size)  # half a turn, pi R, is more than the image and its noise
-    rpe_ops.warmup(4, device="cpu")
-    old = measure(lambda: before(votes, chosen.sigma, chosen.steps, chosen.sigma), votes.device, repeats=1)
+    rpe_ops.warmup(4, device=votes.device)
+    old = measure(lambda: before(votes, chosen.sigma, chosen.steps, chosen.sigma), votes.device)
     new = measure(lambda: after(votes, chosen.sigma, chosen.steps, chosen.sigma, radius), votes.device)
-    (old_place, old_labels), (new_place, new_labels) = old.result, new.result
+    old_place, old_labels, new_place, new_labels = (tensor.cpu() for tensor in (*old.result, *new.result))
     agreement = {
         "agreement of the labels, adjusted Rand index": adjusted_rand_score(old_labels, new_labels),
         "largest difference of a position, pixels": float((old_place - new_place).abs().max()),

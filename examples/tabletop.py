@@ -4,13 +4,12 @@ Pipelines for unseen objects embed each pixel of a 640 x 480 image on the unit s
 points from a random first one, move them for 10 iterations with kappa 20, join near modes and give every pixel its
 nearest one; image by image. Before: such a loop. After: one batched call of each of three operators, without chance.
 
-    python examples/tabletop.py [--images 2] [--height 120] [--width 160]
+    python examples/tabletop.py [--images 2] [--height 120] [--width 160] [--device cuda]
     python examples/tabletop.py --frame FOLDER/000001 [--stride 2]    a real RGB-D frame in the layout of YCB-Video
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 import rpe_ops
-from comparison import measure, report
+from comparison import measure, recipe_parser, report
 
 KAPPA, STEPS, NUM_SEEDS = 20.0, 10, 100
 MERGE = 0.95  # modes at least this similar are one object
@@ -43,7 +42,7 @@ def before(images: Tensor, generator: torch.Generator) -> Tensor:
         for _ in range(STEPS):
             kernel = torch.exp(KAPPA * (modes @ x.T))
             modes = F.normalize(kernel @ x / kernel.sum(1, keepdim=True), dim=1)
-        object_of = torch.full((NUM_SEEDS,), -1)
+        object_of = torch.full((NUM_SEEDS,), -1, device=x.device)
         for mode in range(NUM_SEEDS):
             near = (1 + modes @ modes[mode]) / 2 >= MERGE
             taken = object_of[near & (object_of >= 0)]
@@ -105,16 +104,12 @@ def real_frame(stem: Path, stride: int, generator: torch.Generator) -> tuple[Ten
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
-    parser = argparse.ArgumentParser(
-        description="Seeded vMF clustering of tabletop images, before and after."
-    )
+    parser = recipe_parser("Seeded vMF clustering of tabletop images, before and after.")
     parser.add_argument("--images", type=int, default=2)
     parser.add_argument("--height", type=int, default=120)
     parser.add_argument("--width", type=int, default=160)
     parser.add_argument("--frame", type=Path, help="real frame: path without -color.png")
     parser.add_argument("--stride", type=int, default=1, help="of the real frame: every so many pixels")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(arguments)
     generator = torch.Generator().manual_seed(chosen.seed)
     if chosen.frame:
@@ -123,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
         images, truth = scenes(chosen.images, chosen.height, chosen.width, generator)
     images = images.to(chosen.device)
     rpe_ops.warmup(DIM, device=images.device)
-    old = measure(lambda: before(images, generator), images.device, repeats=1)
+    old = measure(lambda: before(images, generator), images.device)
     new = measure(lambda: after(images), images.device)
     order = torch.randperm(images.shape[1], generator=generator)
     shuffled = torch.empty_like(new.result)

@@ -41,3 +41,8 @@ def __getattr__(name: str) -> Any:
     if name == "MeanShift":
         return importlib.import_module("rpe_ops.estimator").MeanShift
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What is there, `MeanShift` included before it is loaded."""
+    return sorted({*globals(), *__all__})

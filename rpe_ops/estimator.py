@@ -7,14 +7,15 @@ asked for.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 from torch import Tensor
 
-from rpe_ops import dispatch
+from rpe_ops import dispatch, validate
 from rpe_ops.autograd.seeding import nearest_rows
 from rpe_ops.backends.rows import unit_rows
 from rpe_ops.functional import connected_components, mean_shift
@@ -27,10 +28,19 @@ else:
     try:
         from sklearn.base import BaseEstimator, ClusterMixin
         from sklearn.utils.validation import check_is_fitted, validate_data
-    except ImportError:
+    except ImportError as error:
         from rpe_ops.estimator_base import BaseEstimator, ClusterMixin, check_is_fitted, validate_data
 
+        if not isinstance(error, ModuleNotFoundError):  # it is there, and too old or broken
+            warnings.warn(
+                "rpe_ops.MeanShift: scikit-learn 1.6 or newer is needed, else this is no clusterer of its own and "
+                f"checks fewer kinds of inputs: {error}; pip install -U 'scikit-learn>=1.6'",
+                RuntimeWarning,
+                stacklevel=4,  # where the class was asked for
+            )
+
 DEFAULT_KAPPA = 20.0
+_NAME = "MeanShift"
 
 
 class MeanShift(ClusterMixin, BaseEstimator):
@@ -47,13 +57,19 @@ class MeanShift(ClusterMixin, BaseEstimator):
         num_steps: steps of the recurrence.
         threshold: similarity s = (1 + cos) / 2 from which two moved points are in one cluster; chains are joined.
         num_seeds: None: every sample moves. Else only this many seeds move, and each sample joins its nearest mode.
-        device: of the computation, as for `torch.device`.
+        tol: largest share of a sample's kernel mass that a step may leave out, as in `rpe_ops.mean_shift`; 1e-3 makes
+            many steps of many samples far cheaper, 0 computes every pair.
+        device: of the computation, as for `torch.device`. On the CPU float64 samples are computed in float64, numpy's
+            default and about half as fast as float32. On every other device all samples become float32: the kernels of
+            GPUs serve nothing wider, and Apple's GPUs have nothing wider.
         backend: `"auto"`, `"reference"`, `"torch"`, `"cpu"`, `"triton"` or `"cuda"`.
 
     Attributes:
         labels_: int64 `[n_samples]`, 0..C-1.
-        cluster_centers_: unit vectors `[C, n_features]`, the mean directions of what was moved into each cluster.
+        cluster_centers_: unit vectors `[C, n_features]`, the mean directions of what was moved into each cluster, in
+            the dtype of the computation.
         kappa_, bandwidth_: the concentration in use, and the same as a bandwidth.
+        n_iter_: steps that were taken; always `num_steps`.
         n_features_in_: D. feature_names_in_: names of the columns, where they have any and scikit-learn is installed.
 
     Notes:
@@ -81,6 +97,7 @@ class MeanShift(ClusterMixin, BaseEstimator):
         num_steps: int = 10,
         threshold: float = 0.95,
         num_seeds: int | None = None,
+        tol: float = 0.0,
         device: str = "cpu",
         backend: str = "auto",
     ) -> None:
@@ -90,6 +107,7 @@ class MeanShift(ClusterMixin, BaseEstimator):
         self.num_steps = num_steps
         self.threshold = threshold
         self.num_seeds = num_seeds
+        self.tol = tol
         self.device = device
         self.backend = backend
 
@@ -97,23 +115,17 @@ class MeanShift(ClusterMixin, BaseEstimator):
     def fit(self, X: ArrayLike, y: Any = None) -> MeanShift:
         """Cluster the rows of `X [n_samples, n_features]`, finite numbers; `y` is ignored, as scikit-learn has it."""
         points = self._points(X, fitting=True)
-        kappa = DEFAULT_KAPPA if self.kappa is None and self.bandwidth is None else self.kappa
-        shared: dict[str, Any] = {"backend": self.backend, "threshold": self.threshold}
-        recurrence: dict[str, Any] = {
-            "kappa": kappa,
-            "bandwidth": self.bandwidth,
-            "eta": self.eta,
-            "num_steps": self.num_steps,
-            "backend": self.backend,
-        }
+        recurrence = self._recurrence(points.dtype)
+        backend = self._backend_for(points)
+        shared: dict[str, Any] = {"backend": backend, "threshold": self.threshold}
         if self.num_seeds is None:
-            moved = mean_shift(points, **recurrence)
+            moved = mean_shift(points, backend=backend, **recurrence)
             assert isinstance(moved, Tensor)
             label = cluster_of_moved = connected_components(moved, **shared)
         else:
-            index = select_seeds(points, self.num_seeds, backend=self.backend)
+            index = select_seeds(points, self.num_seeds, backend=backend)
             assert isinstance(index, Tensor)
-            moved = mean_shift(points, seeds=points[index], **recurrence)
+            moved = mean_shift(points, seeds=points[index], backend=backend, **recurrence)
             assert isinstance(moved, Tensor)
             label = assign_to_modes(points, moved, **shared)
             cluster_of_moved = connected_components(moved, **shared)
@@ -126,6 +138,7 @@ class MeanShift(ClusterMixin, BaseEstimator):
         self.cluster_centers_: NDArray[Any] = centres[inhabited].numpy()
         self.kappa_ = float(recurrence["kappa"] or recurrence["bandwidth"] ** -2.0)
         self.bandwidth_ = self.kappa_**-0.5
+        self.n_iter_: int = recurrence["num_steps"]
         return self
 
     @torch.no_grad()
@@ -133,14 +146,39 @@ class MeanShift(ClusterMixin, BaseEstimator):
         """The cluster `[n_samples]` whose centre is nearest to each row of `X [n_samples, n_features]`."""
         check_is_fitted(self)
         points = unit_rows(packed(self._points(X, fitting=False)))
-        centres = torch.as_tensor(self.cluster_centers_, dtype=points.dtype, device=points.device)
+        centres = torch.as_tensor(self.cluster_centers_, dtype=points.dtype).to(points.device)
         ends = (torch.tensor([0, len(rows)], device=points.device) for rows in (points, centres))
-        backend = dispatch.resolve(
-            "MeanShift", self.backend, points.device.type, points.dtype, points.shape[1]
-        )
-        return nearest_rows(points, centres, *ends, backend).cpu().numpy()
+        backend, sizes = self._backend_for(points), (len(points), len(centres))
+        return nearest_rows(points, centres, *ends, backend, *sizes).cpu().numpy()
 
     def _points(self, X: ArrayLike, fitting: bool) -> Tensor:
-        """`X`, checked, as a tensor on the device; float32 stays, everything else becomes float64."""
-        rows = validate_data(self, X, reset=fitting, dtype=[np.float64, np.float32])
-        return torch.tensor(rows, device=dispatch.usable_device("MeanShift", self.device))
+        """`X`, checked, as a tensor on the device: float32 everywhere but on the CPU, where half types become float32
+        and everything else that is not float32 becomes float64."""
+        device = dispatch.usable_device(_NAME, self.device)
+        served: list[DTypeLike] = [np.float64, np.float32]
+        if device.type != "cpu":
+            served = [np.float32]
+        elif getattr(X, "dtype", None) == np.float16:
+            served = [np.float32, np.float64]
+        return torch.tensor(validate_data(self, X, reset=fitting, dtype=served), device=device)
+
+    def _recurrence(self, dtype: torch.dtype) -> dict[str, Any]:
+        """The arguments of `mean_shift`. Every parameter is checked under the estimator's name."""
+        kappa = DEFAULT_KAPPA if self.kappa is None and self.bandwidth is None else self.kappa
+        validate.concentration(_NAME, kappa, self.bandwidth, dtype)
+        validate.scalar(_NAME, "eta", self.eta, lowest=0.0, dtype=dtype)
+        num_steps = validate.step_count(_NAME, self.num_steps)
+        validate.tolerance(_NAME, self.tol)
+        validate.unit_interval(_NAME, "threshold", self.threshold)
+        if self.num_seeds is not None:
+            validate.positive_count(_NAME, "num_seeds", self.num_seeds, "or None, and every sample moves")
+        return {
+            "kappa": kappa,
+            "bandwidth": self.bandwidth,
+            "eta": self.eta,
+            "num_steps": num_steps,
+            "tol": self.tol,
+        }
+
+    def _backend_for(self, points: Tensor) -> str:
+        return dispatch.resolve_for(_NAME, self.backend, points)

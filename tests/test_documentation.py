@@ -192,3 +192,5 @@ def test_the_site_builds_without_warnings(tmp_path):
     assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr
     page = (tmp_path / "api" / "operators" / "index.html").read_text(encoding="utf-8")
     assert 'id="rpe_ops.mean_shift"' in page and "num_steps" in page
+    modules = (tmp_path / "api" / "modules" / "index.html").read_text(encoding="utf-8")
+    assert 'id="rpe_ops.nn.MeanShift"' in modules and "_OverRows" not in modules

@@ -1,7 +1,9 @@
 """`rpe_ops.MeanShift`: scikit-learn's own checks, the operators behind it, and installations without scikit-learn."""
 
+import importlib
 import math
 import pickle
+import re
 import subprocess
 import sys
 
@@ -16,6 +18,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import problems
 import rpe_ops
+from rpe_ops import dispatch
 
 ESTIMATORS = [
     rpe_ops.MeanShift(),
@@ -57,6 +60,82 @@ def test_every_sample_moves_as_the_operators_move_it(backend):
     moved = rpe_ops.mean_shift(torch.from_numpy(X), kappa=15.0, eta=0.7, num_steps=4, backend=backend)
     label = rpe_ops.connected_components(moved, threshold=0.9, backend=backend)
     assert np.array_equal(estimator.labels_, label.numpy())
+
+
+@pytest.mark.parametrize("num_seeds", [None, 7])
+def test_a_tolerance_reaches_the_operator(num_seeds, monkeypatch):
+    module = importlib.import_module("rpe_ops.estimator")
+    given = []
+
+    def spy(*args, **options):
+        given.append(options["tol"])
+        return rpe_ops.mean_shift(*args, **options)
+
+    monkeypatch.setattr(module, "mean_shift", spy)
+    rpe_ops.MeanShift(num_seeds=num_seeds, tol=1e-3).fit(samples()[0])
+    assert given == [1e-3]
+
+
+def test_steps_are_echoed():
+    assert rpe_ops.MeanShift(num_steps=3).fit(samples()[0]).n_iter_ == 3
+
+
+@pytest.mark.parametrize("given, computed", [("f2", "f4"), ("f4", "f4"), ("f8", "f8"), ("i4", "f8")])
+def test_dtypes_on_the_cpu(given, computed):
+    X, _ = samples()
+    assert rpe_ops.MeanShift().fit((9 * X).astype(given)).cluster_centers_.dtype == computed
+
+
+@pytest.mark.parametrize("given", ["f2", "f4", "f8", "i4"])
+def test_other_devices_get_float32(given, monkeypatch):
+    """Kernels of GPUs serve nothing wider; meta tensors stand for theirs here."""
+    monkeypatch.setattr(dispatch, "usable_device", lambda function, name: torch.device("meta"))
+    points = rpe_ops.MeanShift(device="cuda")._points(np.ones((3, 2), given), fitting=True)
+    assert points.is_meta and points.dtype is torch.float32
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_on_a_gpu_as_on_the_cpu(device):
+    if not {"cuda": torch.cuda, "mps": torch.backends.mps}[device].is_available():
+        pytest.skip(f"no {device} device on this machine")
+    X, made = samples()
+    estimator = rpe_ops.MeanShift(kappa=20.0, device=device).fit(X)
+    assert adjusted_rand_score(made, estimator.labels_) == 1.0
+    assert estimator.cluster_centers_.dtype == np.float32
+    on_cpu = rpe_ops.MeanShift(kappa=20.0).fit(X)
+    assert np.allclose(estimator.cluster_centers_, on_cpu.cluster_centers_, atol=1e-5)
+    assert np.array_equal(on_cpu.set_params(device=device).predict(X), estimator.labels_)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"kappa": -1.0},
+        {"kappa": "wide"},
+        {"bandwidth": 0.0},
+        {"kappa": 1e300},
+        {"eta": -0.5},
+        {"num_steps": 2.5},
+        {"tol": 1.0},
+        {"threshold": 1.5},
+        {"num_seeds": 0},
+        {"backend": "fast"},
+        {"device": "gpu"},
+    ],
+)
+def test_a_wrong_parameter_is_named_by_the_estimator(parameters):
+    (name,) = parameters
+    with pytest.raises((ValueError, TypeError), match=f"^MeanShift: {name} must be"):
+        rpe_ops.MeanShift(**parameters).fit(samples()[0].astype(np.float32))
+
+
+def test_a_backend_that_cannot_run_is_named_by_the_estimator():
+    reason = rpe_ops.available_backends("cpu")["triton"]
+    if reason is None:
+        pytest.skip("backend triton runs on CPU tensors in its interpreter")
+    with pytest.raises(RuntimeError, match="^MeanShift: backend 'triton' cannot run on cpu"):
+        rpe_ops.MeanShift(backend="triton").fit(samples()[0])
 
 
 def test_concentration_is_echoed_both_ways():
@@ -117,6 +196,29 @@ for mistake in (
         raise SystemExit("no error")
 assert not any(name.startswith("sklearn.") for name in sys.modules)
 """
+
+
+OLD = """
+import sklearn.utils.validation
+del sklearn.utils.validation.validate_data
+import rpe_ops
+assert rpe_ops.MeanShift(num_steps=5).fit_predict([[1.0, 0.1], [2.0, -0.1]]).tolist() == [0, 0]
+"""
+
+
+def test_a_scikit_learn_that_is_too_old_is_named():
+    done = subprocess.run([sys.executable, "-c", OLD], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert re.search(
+        r"<string>:5: RuntimeWarning: rpe_ops.MeanShift: .*1.6 or newer.*validate_data", done.stderr
+    )
+
+
+def test_it_is_listed_before_it_is_loaded():
+    code = (
+        "import sys, rpe_ops; assert 'MeanShift' in dir(rpe_ops) and 'rpe_ops.estimator' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_without_scikit_learn():

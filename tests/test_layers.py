@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # helper below them all: any layer may use it, and it uses other helpers alone.
 LAYERS = (
     {"__init__"},
-    {"nn", "config", "preparation", "estimator"},
+    {"nn", "config", "preparation", "estimator", "memory"},
     {"seeding"},
     {"functional"},
     {"instances", "packing"},

@@ -3,6 +3,7 @@
 The bounds are those that `rpe_ops.mean_shift` and `rpe_ops/backends` state and derive; truth is every pair in float64.
 """
 
+import functools
 import math
 
 import pytest
@@ -168,6 +169,22 @@ def test_gradients_are_those_of_the_function_computed(backend, kind, given):
     step = 1e-6
     difference = float(value(step) - value(-step)) / (2 * step)
     assert math.isclose(slope, difference, rel_tol=1e-4, abs_tol=1e-4 * float(upstream.norm()))
+
+
+def test_forward_mode_is_that_of_the_exact_step(one_thread):
+    reason = rpe_ops.available_backends("cpu")["cpu"]
+    if reason:
+        pytest.skip(f"backend cpu, which leaves tiles out: {reason}")
+    points = one_wide_cluster(8).double()
+    direction = problems.directions(NUM_POINTS, 8).double().flip(0)
+
+    def along(tol: float) -> tuple[Tensor, Tensor]:
+        step = functools.partial(rpe_ops.mean_shift, kappa=25.0, tol=tol, backend="cpu")
+        return torch.func.jvp(step, (points,), (direction,))
+
+    (moved, tangent), (within, tangent_within) = along(0.0), along(0.3)
+    assert float((within - moved).abs().max()) > 1e-4  # what was computed has left something out
+    torch.testing.assert_close(tangent_within, tangent, rtol=0, atol=1e-12)
 
 
 def test_equal_inputs_give_equal_bits_for_any_number_of_threads(backend):
