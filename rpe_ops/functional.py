@@ -206,8 +206,8 @@ def mean_shift(
         most the share tol/2 (derived in `backends/collapse.py`). The density falls by at most tol d_i, and dropping a
         share e of the weights of unit vectors moves their mean by at most 2 e: |M_i' - M_i| <= 2 tol (1 + 1/kappa).
         What is left out is decided from the points alone, in the backward as in the forward, and gradients are exact
-        for what was computed; second derivatives are those of the exact step. On a GPU the choice waits for the device,
-        which a graph cannot capture.
+        for what was computed; forward mode and second derivatives are those of the exact step. On a GPU the choice
+        waits for the device, which a graph cannot capture.
 
         Finite for every kappa that float32 can hold. A point whose image has no mass stays where it is. Should the mean
         and the point cancel exactly, the row becomes zero and gets no gradient. Useful kappas: 100 and 25 (the
