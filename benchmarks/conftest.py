@@ -11,9 +11,10 @@ from pathlib import Path
 import growth
 import pytest
 import torch
+from recurrences import KAPPAS
 
 import report
-from harness import DEFAULT_KAPPA, Row, measure
+from harness import DEFAULT_KAPPA, MAX_ROUNDS, Row, measure
 from inputs import DIMS, DTYPES, SCALING_DIMS, SCALING_SIZES, SIZES
 from interchange import AsBenchmarks, hand_over
 
@@ -31,7 +32,9 @@ def pytest_addoption(parser):
         "--bench-points", type=int, nargs="+", help="numbers of points, instead of the device's own"
     )
     group.addoption("--bench-dims", type=int, nargs="+", help="dimensions, instead of the device's own")
-    group.addoption("--bench-kappa", type=float, nargs="+", default=[DEFAULT_KAPPA], help="of the mean shift")
+    group.addoption(
+        "--bench-kappa", type=float, nargs="+", help=f"of the mean shift, instead of {DEFAULT_KAPPA:g}"
+    )
     group.addoption(
         "--bench-dtypes", nargs="+", help="float32, float16 or bfloat16, instead of the device's own"
     )
@@ -60,9 +63,22 @@ def pytest_addoption(parser):
         help="also what torch.compile makes, which takes seconds a case: naive PyTorch compiled, FlexAttention",
     )
     group.addoption(
+        "--bench-rounds",
+        type=positive,
+        default=MAX_ROUNDS,
+        help=f"of each provider, at most; default: {MAX_ROUNDS}, fewer of slow ones",
+    )
+    group.addoption(
         "--bench-output", type=Path, help="folder for the JSON and CSV files; default: none is written"
     )
     group.addoption("--bench-name", default="benchmark", help="name of the files, without extension")
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
 
 
 def bench_device(config) -> torch.device:
@@ -91,7 +107,9 @@ def pytest_report_header(config):
 
 def pytest_generate_tests(metafunc):
     if "kappa" in metafunc.fixturenames:
-        metafunc.parametrize("kappa", metafunc.config.getoption("--bench-kappa", [DEFAULT_KAPPA]))
+        metafunc.parametrize("kappa", metafunc.config.getoption("--bench-kappa", None) or [DEFAULT_KAPPA])
+    if "embedding_kappa" in metafunc.fixturenames:
+        metafunc.parametrize("embedding_kappa", metafunc.config.getoption("--bench-kappa", None) or KAPPAS)
     if "embedding_file" in metafunc.fixturenames:
         files = metafunc.config.getoption("--bench-embedding", None) or []
         metafunc.parametrize("embedding_file", files, ids=[file.stem for file in files])
@@ -150,7 +168,7 @@ def bench(request):
     """`bench(case, providers, expected)`: measures, keeps the rows, fails where a provider of rpe_ops is wrong."""
 
     def run(case, providers, expected):
-        rows = measure(case, providers, expected)
+        rows = measure(case, providers, expected, request.config.getoption("--bench-rounds"))
         request.config.stash[ROWS] += rows
         hand_over(request.config, request.node, rows)
         own = [row for row in rows if row.provider.startswith("rpe_ops")]

@@ -99,7 +99,9 @@ class Row:
         return {name: value for name, value in asdict(self).items() if name != "seconds"}
 
 
-def measure(case: Case, providers: Sequence[Provider], expected: Result) -> list[Row]:
+def measure(
+    case: Case, providers: Sequence[Provider], expected: Result, max_rounds: int = MAX_ROUNDS
+) -> list[Row]:
     """One row per provider, in the order given. `expected` holds the float64 results the providers must reproduce."""
     rows = [_checked_row(case, provider, expected) for provider in providers]
     timings = {row.provider: list(row.seconds) for row in rows if row.status == "ok"}
@@ -107,7 +109,7 @@ def measure(case: Case, providers: Sequence[Provider], expected: Result) -> list
     gc.collect()
     gc.disable()
     try:
-        for _ in range(MAX_ROUNDS):
+        for _ in range(max_rounds):
             for name, seconds in timings.items():
                 if sum(seconds) < BUDGET_SECONDS:
                     seconds.append(seconds_of(runs[name], case.device))

@@ -1,6 +1,7 @@
 """Embeddings of your own model: recurrences within a tolerance (`recurrences.py`). Runs with
 `--bench-embedding FILE ...`: `.npy` files of rows `[N, D]` or of a map `[D, H, W]`, such as
-`numpy.save("trained.npy", rpe.load("runs/NAME").predict("image.png").embedding)`.
+`numpy.save("trained.npy", rpe.load("runs/NAME").predict("image.png").embedding)`. At kappa 25 and 100, or
+`--bench-kappa`.
 """
 
 from __future__ import annotations
@@ -8,13 +9,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from recurrences import KAPPAS, NUM_STEPS, compare_with_one_step
+from recurrences import NUM_STEPS, compare_with_one_step
 
 from harness import Case
 
 
 @pytest.mark.parametrize("mode", NUM_STEPS)
-@pytest.mark.parametrize("embedding_kappa", KAPPAS)
 def test_embedding(embedding_file, mode, embedding_kappa, bench, device):
     values = torch.from_numpy(np.load(embedding_file)).to(device, torch.float32)
     if values.ndim not in (2, 3):
