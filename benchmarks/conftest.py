@@ -163,6 +163,14 @@ def with_compiled(request) -> bool:
     return request.config.getoption("--bench-compiled")
 
 
+def write_rows(config) -> Path | None:
+    """All rows so far as JSON and CSV, where a folder was given; the JSON."""
+    folder = config.getoption("--bench-output")
+    if folder is None:
+        return None
+    return report.write(folder, config.getoption("--bench-name"), config.stash[FACTS], config.stash[ROWS])
+
+
 @pytest.fixture
 def bench(request):
     """`bench(case, providers, expected)`: measures, keeps the rows, fails where a provider of rpe_ops is wrong."""
@@ -170,6 +178,7 @@ def bench(request):
     def run(case, providers, expected):
         rows = measure(case, providers, expected, request.config.getoption("--bench-rounds"))
         request.config.stash[ROWS] += rows
+        write_rows(request.config)  # now, so that nothing is lost where the run is cut off
         hand_over(request.config, request.node, rows)
         own = [row for row in rows if row.provider.startswith("rpe_ops")]
         wrong = [f"{row.provider}: {row.reason}" for row in own if row.status == "wrong"]
@@ -194,8 +203,6 @@ def pytest_terminal_summary(terminalreporter, config):
     report.print_table(rows, f"{where}, torch {facts['torch']}, commit {facts['commit']}")
     for line in (*report.absences(rows), *growth.sentences([row.record() for row in rows])):
         terminalreporter.write_line(line)
-    folder = config.getoption("--bench-output")
-    if folder is not None:
-        terminalreporter.write_line(
-            f"rows: {report.write(folder, config.getoption('--bench-name'), facts, rows)}"
-        )
+    file = write_rows(config)
+    if file is not None:
+        terminalreporter.write_line(f"rows: {file}")

@@ -27,6 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--emulate-cuda"):
         emulation.serve()
+    torch.backends.cudnn.allow_tf32 = False  # networks of the tests are compared with those on CPUs
 
 
 @pytest.fixture(scope="session")

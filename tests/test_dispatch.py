@@ -213,3 +213,22 @@ def test_the_public_names_are_those_of_the_contract():
     }
     assert public <= set(rpe_ops.__all__)
     assert all(hasattr(rpe_ops, name) for name in rpe_ops.__all__)
+
+
+@pytest.mark.parametrize(
+    "backend, device_type, dtype, precision, expected",
+    [
+        ("triton", "cuda", torch.float32, "highest", False),
+        ("triton", "cuda", torch.float32, "high", True),
+        ("cuda", "cuda", torch.float32, "medium", True),
+        ("cuda", "cuda", torch.float16, "highest", True),
+        ("triton", "cuda", torch.bfloat16, "highest", True),
+        ("triton", "cpu", torch.float32, "medium", False),
+        ("cpu", "cpu", torch.bfloat16, "highest", True),
+        ("cpu", "cpu", torch.float16, "medium", False),
+        ("cpu", "cpu", torch.float32, "medium", False),
+    ],
+)
+def test_who_may_multiply_half_types(monkeypatch, backend, device_type, dtype, precision, expected):
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: precision)
+    assert dispatch.half_operands(backend, device_type, dtype) is expected

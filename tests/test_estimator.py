@@ -10,15 +10,17 @@ import sys
 import numpy as np
 import pytest
 import torch
+
+import problems
+import rpe_ops
+from rpe_ops import dispatch
+
+pytest.importorskip("sklearn", reason="scikit-learn is not installed: extra [train]")
 from sklearn.base import BaseEstimator, clone, is_clusterer
 from sklearn.metrics import adjusted_rand_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
-
-import problems
-import rpe_ops
-from rpe_ops import dispatch
 
 ESTIMATORS = [
     rpe_ops.MeanShift(),

@@ -236,10 +236,13 @@ def load(checkpoint: str | Path, *, device: str = "auto", backbone: nn.Module | 
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif torch.device(device).type == "cuda" and not torch.cuda.is_available():
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter from a PyTorch without that kind of device
+        reason = str(error).splitlines()[0]
         raise UserError(
-            f"device {device!r}: PyTorch sees no GPU here; take 'cpu', or leave it out for the fastest"
-        )
+            f"device {device!r} cannot be used here ({reason}); take 'cpu', or leave it out for the fastest"
+        ) from error
     content = read_checkpoint(checkpoint)
     config: Config = content["config"]
     if rpe_ops.available_backends(device).get(config.backend) is not None:

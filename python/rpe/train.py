@@ -47,7 +47,7 @@ _FREE_KEYS = (
     "training.checkpoint_every",
     "training.recompute",
 )
-"""Settings that may differ between the parts of a resumed run: they do not change the weights."""
+"""Settings that may differ between the parts of a resumed run: they change the weights by rounding at most."""
 
 
 class TrainingStep(nn.Module):
@@ -169,6 +169,9 @@ def _train(
             progress.advance()
             if done % config.training.checkpoint_every == 0 or done == config.training.steps:
                 _save(accelerator, step_module, optimizer, scheduler, config, done)
+    if state is not None and start == config.training.steps and state["config"].decode != config.decode:
+        # The run was finished, and is to be decoded by other rules.
+        _save(accelerator, step_module, optimizer, scheduler, config, start)
 
 
 def _circumstances(accelerator: Accelerator, config: Config) -> str:

@@ -53,7 +53,7 @@ _REDUCES_SEGMENTS = ("cpu", "cuda", "meta")
 
 def segment_sums(values: Tensor, offsets: Tensor) -> Tensor:
     """Sums `[S, *]` of `values [T, *]` over S runs of rows that begin at `offsets [S+1]`."""
-    if values.device.type in _REDUCES_SEGMENTS:
+    if values.device.type in _REDUCES_SEGMENTS and offsets.shape[0] > 1:
         return torch.segment_reduce(values, "sum", offsets=offsets, unsafe=True)
     return _scattered_sums(values, offsets)
 

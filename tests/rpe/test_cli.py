@@ -141,7 +141,9 @@ def test_images_of_one_name_and_empty_folders_are_told(
     assert "--batch-size must be 1 or more, got 0" in capsys.readouterr().err
     if not torch.cuda.is_available():
         assert call(monkeypatch, *command, str(tmp_path / "one.png"), "--device", "cuda") == 1
-        assert "device 'cuda': PyTorch sees no GPU here" in capsys.readouterr().err
+        assert "device 'cuda' cannot be used here" in capsys.readouterr().err
+    assert call(monkeypatch, *command, str(tmp_path / "one.png"), "--device", "gpu") == 1
+    assert "device 'gpu' cannot be used here" in capsys.readouterr().err
     (tmp_path / "a" / "x.png").touch()
     assert call(monkeypatch, *command, str(tmp_path / "a"), str(tmp_path / "x.png")) == 1
     assert "several images are called 'x'" in capsys.readouterr().err

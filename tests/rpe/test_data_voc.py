@@ -144,6 +144,7 @@ class TestVoc:
         ]
         sample = open_dataset(f"voc:{voc}")[0]
         assert sample.instance_class == {1: 15} and sample.label[0].tolist()[:2] == [IGNORE, IGNORE]
+        assert 4 not in sample.label, "neither object nor background"
         assert sample.semantic is not None and sample.semantic[0].tolist()[:2] == [6, 6]
 
     def test_memory_does_not_grow_with_the_number_of_images(self, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ checked.
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -91,6 +92,14 @@ def test_resuming_a_finished_or_an_unborn_run(tmp_path: Path, undisturbed: Path)
     config = replace(TINY, output=str(tmp_path))
     train(config, resume=True)
     assert_equal_weights(weights(tmp_path), weights(undisturbed))
+
+
+def test_a_finished_run_takes_other_rules_of_decoding(tmp_path: Path, undisturbed: Path) -> None:
+    shutil.copytree(undisturbed, tmp_path / "run")
+    config = replace(TINY, output=str(tmp_path / "run"), decode=replace(TINY.decode, threshold=0.123))
+    train(config, resume=True)
+    assert read_checkpoint(tmp_path / "run" / MODEL)["config"].decode.threshold == 0.123
+    assert_equal_weights(weights(tmp_path / "run"), weights(undisturbed))
 
 
 def test_views_do_not_depend_on_workers(tmp_path: Path, undisturbed: Path) -> None:

@@ -1,6 +1,6 @@
 """A feature pyramid (Lin et al., CVPR 2017): the maps of an encoder, joined from the coarsest to the finest.
 
-What makes the maps is the encoder's business (`resnet_fpn.py`, `timm_fpn.py`).
+What makes the maps is the encoder's business (`resnet_fpn.py`, `timm_pyramid.py`).
 """
 
 from __future__ import annotations

@@ -91,6 +91,12 @@ def read_mask(path: Path) -> tuple[tuple[int, int], tuple[int, int], NDArray[np.
             left, top, right, bottom = grey.getbbox() or (0, 0, 0, 0)
             window = np.asarray(grey.crop((left, top, right, bottom))) > 0
             return (picture.height, picture.width), (top, left), window
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"is larger than Pillow opens without being told to ({error})",
+            file=path,
+            remedy="if it comes from a source you trust, save it as TIFF, which has no such limit",
+        ) from error
     except Exception as error:
         raise _unreadable(path, error) from error
 
@@ -118,6 +124,12 @@ def _decode(path: Path, *, as_label: bool) -> NDArray[np.generic]:
             ):
                 return np.asarray(picture.convert("RGB"))
             return np.asarray(picture)
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"is larger than Pillow opens without being told to ({error})",
+            file=path,
+            remedy="if it comes from a source you trust, save it as TIFF, which has no such limit",
+        ) from error
     except Exception as error:
         raise _unreadable(path, error) from error
 

@@ -169,7 +169,8 @@ class Voc(Dataset):
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], dict[int, int], list[Problem]]:
         """Label map, semantic map, class of every instance (that of most of its pixels), and disagreements.
 
-        Void in either map is IGNORE in the label; so are pixels of a class without an instance.
+        Void in either map is IGNORE in the label; so are pixels of a class without an instance, and instances without
+        a class.
         """
         is_void = classes == _VOID
         semantic = np.where(is_void, IGNORE, classes)
@@ -198,6 +199,7 @@ class Voc(Dataset):
             for number in present
             if int(number) not in instance_class
         ]
+        label[np.isin(label, [number for number in present if int(number) not in instance_class])] = IGNORE
         split = int(votes[present].sum() - sum(votes[number, c] for number, c in instance_class.items()))
         for count, what in (
             (split, "belong to an instance of another class"),
