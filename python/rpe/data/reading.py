@@ -91,12 +91,6 @@ def read_mask(path: Path) -> tuple[tuple[int, int], tuple[int, int], NDArray[np.
             left, top, right, bottom = grey.getbbox() or (0, 0, 0, 0)
             window = np.asarray(grey.crop((left, top, right, bottom))) > 0
             return (picture.height, picture.width), (top, left), window
-    except Image.DecompressionBombError as error:
-        raise DataError(
-            f"is larger than Pillow opens without being told to ({error})",
-            file=path,
-            remedy="if it comes from a source you trust, save it as TIFF, which has no such limit",
-        ) from error
     except Exception as error:
         raise _unreadable(path, error) from error
 
@@ -124,12 +118,6 @@ def _decode(path: Path, *, as_label: bool) -> NDArray[np.generic]:
             ):
                 return np.asarray(picture.convert("RGB"))
             return np.asarray(picture)
-    except Image.DecompressionBombError as error:
-        raise DataError(
-            f"is larger than Pillow opens without being told to ({error})",
-            file=path,
-            remedy="if it comes from a source you trust, save it as TIFF, which has no such limit",
-        ) from error
     except Exception as error:
         raise _unreadable(path, error) from error
 
@@ -138,6 +126,12 @@ def _unreadable(path: Path, error: Exception) -> DataError:
     if not path.exists():
         return DataError(
             "the file does not exist", file=path, remedy="restore it or take it out of the split list"
+        )
+    if isinstance(error, Image.DecompressionBombError):
+        return DataError(
+            f"is larger than Pillow opens without being told to ({error})",
+            file=path,
+            remedy="if it comes from a source you trust, save it as TIFF, which has no such limit",
         )
     known = error.strerror if isinstance(error, OSError) else None
     reason = known or str(error).replace(repr(str(path)), "it") or type(error).__name__

@@ -192,14 +192,14 @@ class Voc(Dataset):
             for number in present
             if foreground[number].any()
         }
+        classless = [number for number in present if int(number) not in instance_class]
+        label[np.isin(label, classless)] = IGNORE
         problems = [
             Problem(
                 str(file), f"instance {number} has no class in {class_file.name}", "correct one of the maps"
             )
-            for number in present
-            if int(number) not in instance_class
+            for number in classless
         ]
-        label[np.isin(label, [number for number in present if int(number) not in instance_class])] = IGNORE
         split = int(votes[present].sum() - sum(votes[number, c] for number, c in instance_class.items()))
         for count, what in (
             (split, "belong to an instance of another class"),
