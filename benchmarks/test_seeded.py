@@ -1,10 +1,7 @@
 """Seeds that climb the density of fixed points, as robotics code finds unseen objects (kappa 20, 10 iterations, no
-gradient): its loop in plain PyTorch, KeOps and rpe_ops. scikit-learn's MeanShift is named with the reason why it is
-not timed."""
+gradient): its loop in plain PyTorch, KeOps and rpe_ops."""
 
 from __future__ import annotations
-
-import importlib.util
 
 import torch
 from peers import failure, keops_attention
@@ -38,13 +35,6 @@ def keops_loop(points: Tensor, seeds: Tensor) -> Tensor:
     return z
 
 
-def scikit_learn_reason() -> str:
-    """Why scikit-learn's MeanShift has no time here: where it is installed it computes something else."""
-    if importlib.util.find_spec("sklearn") is None:
-        return "scikit-learn is not installed"
-    return "computes something else: a flat kernel in a Euclidean ball, and every seed until it has converged"
-
-
 def test_seeded(case_shape, bench):
     case = Case("mean_shift seeds", "forward", *case_shape, KAPPA)
     embedding, _ = embedding_and_label(case)
@@ -63,7 +53,6 @@ def test_seeded(case_shape, bench):
     providers = [
         Provider("loop in PyTorch", lambda: run(seeded_loop)),
         Provider("KeOps", None if without_keops else lambda: run(keops_loop), absent=without_keops),
-        Provider("scikit-learn MeanShift", None, absent=scikit_learn_reason()),
         *operator_providers(case, lambda backend: run(climb(backend))),
     ]
     expected = run(climb(exact_backend(case)), embedding.double())

@@ -1,8 +1,10 @@
 """What stands around the seeded mean shift in robotics code: seeds by farthest points, and all of it from an image to
-labels (seeds, 10 iterations at kappa 20, near modes merged, each point to its nearest). Its loop in plain PyTorch, and
-rpe_ops."""
+labels (seeds, 10 iterations at kappa 20, near modes merged, each point to its nearest). Its loop in plain PyTorch,
+scikit-learn's MeanShift from the same seeds, and rpe_ops."""
 
 from __future__ import annotations
+
+import importlib.util
 
 import torch
 from test_seeded import ITERATIONS, KAPPA, NUM_SEEDS, seeded_loop
@@ -14,6 +16,8 @@ from harness import Case, Provider, Result
 from inputs import embedding_and_label, exact_backend, operator_providers, without_gradient
 
 THRESHOLD = 0.95
+# Radius of scikit-learn's ball: inside one group of these points, short of the next.
+BANDWIDTH = 0.7
 # Pixels of 160 x 120 and 640 x 480; conftest.py takes these instead of the usual sizes.
 SIZES = {"cpu": (19_200,), "cuda": (307_200,)}
 
@@ -42,6 +46,15 @@ def merge_loop(modes: Tensor) -> Tensor:
 def grouping_loop(points: Tensor) -> Tensor:
     modes = seeded_loop(points, points[farthest_loop(points)])
     return merge_loop(modes)[(F.normalize(points, dim=1) @ modes.T).argmax(1)]
+
+
+def scikit_learn(points: Tensor) -> Tensor:
+    """Another kernel, flat and Euclidean, so that its modes are others; the groups found must be the same."""
+    from sklearn.cluster import MeanShift
+
+    x = F.normalize(points, dim=1)
+    estimator = MeanShift(bandwidth=BANDWIDTH, seeds=x[farthest_loop(x)].cpu().numpy(), max_iter=ITERATIONS)
+    return torch.from_numpy(estimator.fit(x.cpu().numpy()).labels_).to(points.device)
 
 
 def gaps(points: Tensor, index: Tensor) -> Tensor:
@@ -96,8 +109,10 @@ def test_grouping(case_shape, bench):
 
         return three_calls
 
+    missing = None if importlib.util.find_spec("sklearn") else "scikit-learn is not installed"
     providers = [
         Provider("loop in PyTorch", lambda: run(grouping_loop)),
+        Provider("scikit-learn MeanShift", None if missing else lambda: run(scikit_learn), absent=missing),
         *operator_providers(case, lambda backend: run(group(backend))),
     ]
     bench(case, providers, run(group(exact_backend(case)), embedding.double()))
