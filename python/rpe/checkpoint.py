@@ -61,11 +61,23 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: no such file, not a checkpoint, one of another program, or of a newer format.
     """
-    path = Path(path)
+    return _read(Path(path), mmap=False)
+
+
+def read_config(path: str | Path) -> Config:
+    """The settings of a checkpoint, in the time that they take: its weights are not read. Errors as those of
+    `read_checkpoint`.
+    """
+    config: Config = _read(Path(path), mmap=True)["config"]
+    return config
+
+
+def _read(path: Path, *, mmap: bool) -> dict[str, Any]:
+    """Content of a checkpoint; with `mmap` its tensors are read when they are used."""
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; `rpe train` writes model.pt into its output folder")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(

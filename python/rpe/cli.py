@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ from rich.table import Table
 
 import rpe_ops
 
-from .config import Config
+from .config import Config, DecodeConfig
 from .errors import UserError
 from .experiments.settings import EXPERIMENTS
 
@@ -32,6 +33,8 @@ app = App(
 
 Settings = Annotated[Config, Parameter(name="*", consume_multiple=True)]
 _DEFAULTS = Config()
+Rules = Annotated[DecodeConfig, Parameter(name="decode", consume_multiple=True, show_default=False)]
+_DEFAULT_RULES = DecodeConfig()
 _PLAIN_WIDTH = 140
 """Columns of tables where the output is not a terminal."""
 
@@ -78,37 +81,41 @@ def evaluate(
     data: str,
     split: str | None = None,
     out: Path | None = None,
-    num_steps: int | None = None,
+    overwrite: bool = False,
+    decode: Rules = _DEFAULT_RULES,
 ) -> None:
-    """Evaluate a checkpoint on a data set by its task's metrics: a table, evaluation.html and evaluation.json.
+    """Evaluate a checkpoint on a data set by its task's metrics: a table, evaluation.html and evaluation.json. Decoding
+    rules on the command line take the place of the checkpoint's, which is not changed.
 
     Parameters
     ----------
     checkpoint: model.pt or checkpoint.pt of a run.
     data: FORMAT:ROOT.
     split: part of the data set; all of it by default.
-    out: folder of the results; by default one for this data and split in `evaluations` beside the checkpoint.
-    num_steps: mean-shift steps, in place of the checkpoint's.
+    out: folder of the results; by default one for this data, split and rules in `evaluations` beside the checkpoint.
+    overwrite: replace an evaluation of other data, weights or rules in `out`.
     """
     from .predict import load
-    from .run import evaluation_folder, run_evaluation
+    from .run import run_evaluation
 
-    run_evaluation(
-        load(checkpoint),
-        data,
-        split,
-        out or evaluation_folder(checkpoint, data, split, num_steps),
-        console=_console(),
-        num_steps=num_steps,
-        run=checkpoint.parent,
-    )
+    predictor = load(checkpoint, decode=asdict(decode))
+    run_evaluation(predictor, checkpoint, data, split, out, overwrite=overwrite, console=_console())
 
 
 @app.command
-def predict(checkpoint: Path, /, *images: Path, out: Path, batch_size: int = 1, device: str = "auto") -> None:
+def predict(
+    checkpoint: Path,
+    /,
+    *images: Path,
+    out: Path,
+    batch_size: int = 1,
+    device: str = "auto",
+    decode: Rules = _DEFAULT_RULES,
+) -> None:
     """Write what the checkpoint's task predicts for each image: label map, overlay, embedding as RGB and COCO RLE JSON;
     class map or boundary probabilities where it has them. Images that are done are not done again; one that fails
-    stops no other, is named at the end and makes the exit status 1.
+    stops no other, is named at the end and makes the exit status 1. Decoding rules on the command line take the place
+    of the checkpoint's.
 
     Parameters
     ----------
@@ -120,12 +127,16 @@ def predict(checkpoint: Path, /, *images: Path, out: Path, batch_size: int = 1, 
     """
     from .run import run_prediction
 
-    sys.exit(
-        min(
-            1,
-            run_prediction(checkpoint, images, out, batch_size=batch_size, device=device, console=_console()),
-        )
+    failed = run_prediction(
+        checkpoint,
+        images,
+        out,
+        batch_size=batch_size,
+        device=device,
+        decode=asdict(decode),
+        console=_console(),
     )
+    sys.exit(min(1, failed))
 
 
 @app.command(name="check-data")
@@ -228,6 +239,21 @@ def _file_below_options(app: App, commands: tuple[str, ...], arguments: cyclopts
     values(app, commands, arguments)
 
 
+def _checkpoint_below_options(
+    app: App, commands: tuple[str, ...], arguments: cyclopts.ArgumentCollection
+) -> None:
+    """Values of the checkpoint for every decoding rule that the command line leaves open."""
+    from .checkpoint import read_config
+    from .settings import to_mapping
+
+    tokens = next(argument.tokens for argument in arguments if "CHECKPOINT" in argument.names)
+    if not tokens:
+        return
+    path = tokens[0].value
+    rules = {"decode": _clean(to_mapping(read_config(path).decode))}
+    cyclopts.config.Dict(rules, source=path, use_commands_as_keys=False)(app, commands, arguments)
+
+
 def _clean(value: Any) -> Any:
     """Without the keys whose value is none: the default stands for them."""
     if isinstance(value, dict):
@@ -236,6 +262,8 @@ def _clean(value: Any) -> Any:
 
 
 app["train"].config = (_file_below_options,)
+for _name in ("evaluate", "predict"):
+    app[_name].config = (_checkpoint_below_options,)
 
 
 def main() -> None:

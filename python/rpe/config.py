@@ -96,7 +96,9 @@ class GroupingConfig:
     learn_kappa: bool = False
     """Train log(kappa) with the network."""
     tol: float = 1e-3
-    """Largest share of any point's kernel mass that a step may leave out at inference; 0 computes every pair."""
+    """Largest share of any point's kernel mass that a step may leave out at inference, unless decode.tol is set; 0
+    computes every pair.
+    """
     training_tol: float = 0.0
     """The same in training."""
 
@@ -141,6 +143,8 @@ class DecodeConfig:
     """
     num_steps: int | None = None
     """Mean-shift steps; by default grouping.num_steps."""
+    tol: float | None = None
+    """Largest share of any point's kernel mass that a step may leave out; by default grouping.tol."""
     threshold: float = 0.9
     """Similarity at which two converged points belong to one cluster."""
     window: int = 0

@@ -63,7 +63,7 @@ def decode(
         embedding: `[D, h, w]` unit vectors.
         foreground: `[1, h, w]` logits, with a core head `[2, h, w]`; None for a model without the head.
         size: (H, W) of the image in pixels.
-        grouping: moves the points; `config.num_steps` overrides its number of steps.
+        grouping: moves the points; `config.num_steps` and `config.tol` take the place of its own.
         config: thresholds and rules.
 
     Returns:
@@ -101,7 +101,7 @@ def trajectory(
     cells = _covering(mask, stride)
     packed = pack(cells[None], config.window)
     maps = []
-    for points in grouping(packed.rows(embedding[None]), packed.offsets, config.num_steps):
+    for points in grouping(packed.rows(embedding[None]), packed.offsets, config.num_steps, config.tol):
         filled = torch.full((cells.numel(), points.shape[1]), torch.nan, device=points.device)
         filled[packed.cell] = points
         maps.append(filled.T.reshape(embedding.shape))
@@ -153,7 +153,7 @@ def _hard_labels(
     embedding: Tensor, packed: Packed, grouping: RecurrentGrouping, config: DecodeConfig
 ) -> Tensor:
     """`[T]` cluster of each packed point, numbered from 0 within its window."""
-    points = grouping(packed.rows(embedding[None]), packed.offsets, config.num_steps)[-1]
+    points = grouping(packed.rows(embedding[None]), packed.offsets, config.num_steps, config.tol)[-1]
     return rpe_ops.connected_components(
         points, threshold=config.threshold, offsets=packed.offsets, backend=grouping.backend
     )

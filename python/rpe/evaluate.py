@@ -22,7 +22,6 @@ def evaluate(
     predictor: Predictor,
     dataset: Dataset,
     *,
-    num_steps: int | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Predict every image and collect the metrics of the predictor's task.
@@ -30,7 +29,6 @@ def evaluate(
     Args:
         predictor: the model.
         dataset: images with their truth.
-        num_steps: mean-shift steps, in place of the config's.
         console: where a progress bar is drawn; None draws none.
 
     Returns:
@@ -47,7 +45,7 @@ def evaluate(
         indices, "evaluating", console=console, disable=console is None or not console.is_terminal
     ):
         sample = dataset[index]
-        prediction = predictor.predict(sample.image, num_steps=num_steps, keep_embedding=False)
+        prediction = predictor.predict(sample.image, keep_embedding=False)
         evaluator.add(index, sample, prediction)
     result = {"task": task.name, **evaluator.result()}
     if "by_size" in result:
@@ -76,15 +74,9 @@ def result_table(result: dict[str, Any], title: str) -> Table:
 
 
 def pictures(
-    predictor: Predictor,
-    dataset: Dataset,
-    result: dict[str, Any],
-    count: int = 6,
-    *,
-    num_steps: int | None = None,
+    predictor: Predictor, dataset: Dataset, result: dict[str, Any], count: int = 6
 ) -> list[ReportImage]:
-    """Images for the report: `count` of them, evenly spread from the worst to the best, grouped in `num_steps` loops as
-    for `result`."""
+    """Images for the report: `count` of them, evenly spread from the worst to the best."""
     task, key = predictor.task, result["order"]
     ranked = [index for index, row in enumerate(result["images"]) if row[key] is not None]
     order = sorted(ranked, key=lambda index: rank(result["images"][index], key))
@@ -94,7 +86,7 @@ def pictures(
     for place in chosen:
         index = order[place]
         sample = dataset[index]
-        prediction = predictor.predict(sample.image, num_steps=num_steps, keep_embedding=False)
+        prediction = predictor.predict(sample.image, keep_embedding=False)
         standing = {0: "the worst: ", last: "the best: "}.get(place, "") if last else ""
         images.append(
             ReportImage(
@@ -102,7 +94,7 @@ def pictures(
                 image=sample.image,
                 prediction=prediction.labels,
                 target=sample.label,
-                embeddings=predictor.trajectory(sample.image, num_steps=num_steps),
+                embeddings=predictor.trajectory(sample.image),
                 caption=f"{standing}{key} {result['images'][index][key]:.3f}",
                 has_background=dataset.has_background,
                 panels=task.panels(sample, prediction, dataset),

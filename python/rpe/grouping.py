@@ -64,34 +64,39 @@ class RecurrentGrouping(nn.Module):
         """0-d tensor."""
         return self.log_kappa.exp()
 
-    def forward(self, points: Tensor, offsets: Tensor, num_steps: int | None = None) -> list[Tensor]:
-        """Move packed points `[T, D]` with window `offsets` `[W + 1]`.
+    def forward(
+        self, points: Tensor, offsets: Tensor, num_steps: int | None = None, tol: float | None = None
+    ) -> list[Tensor]:
+        """Move packed points `[T, D]` with window `offsets` `[W + 1]`; `num_steps` and `tol` take the place of the
+        module's own.
 
         Returns:
             `num_steps + 1` tensors `[T, D]`: the input, then the points after each step.
         """
         steps = self.num_steps if num_steps is None else num_steps
+        if tol is None:
+            tol = self.training_tol if self.training else self.tol
         if steps == 0 or points.shape[0] == 0:
             return [points] * (steps + 1)
         if not (self.recompute and torch.is_grad_enabled()):
-            return [points, *self._move(points, offsets, self.kappa, steps, True)]
+            return [points, *self._move(points, offsets, self.kappa, steps, tol, True)]
         trajectory = [points]
         for step in range(steps):
             (moved,) = checkpoint(
-                self._move, trajectory[-1], offsets, self.kappa, 1, step == 0, use_reentrant=False
+                self._move, trajectory[-1], offsets, self.kappa, 1, tol, step == 0, use_reentrant=False
             )
             trajectory.append(moved)
         return trajectory
 
     def _move(
-        self, points: Tensor, offsets: Tensor, kappa: Tensor, num_steps: int, normalize: bool
+        self, points: Tensor, offsets: Tensor, kappa: Tensor, num_steps: int, tol: float, normalize: bool
     ) -> list[Tensor]:
         moved = rpe_ops.mean_shift(
             points,
             kappa=kappa,
             eta=self.eta,
             num_steps=num_steps,
-            tol=self.training_tol if self.training else self.tol,
+            tol=tol,
             offsets=offsets,
             normalize=normalize,
             return_trajectory=True,

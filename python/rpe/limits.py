@@ -42,6 +42,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "decode.foreground_threshold": (0, 1),
     "decode.core_threshold": (0, 1),
     "decode.num_steps": (0, math.inf),
+    "decode.tol": (0, 0.5),
     "decode.threshold": (0, 1),
     "decode.window": (0, math.inf),
     "decode.min_size": (0, math.inf),

@@ -7,10 +7,11 @@ It joins preprocessing, the network and the task's decoding. Where an image is l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,11 +27,13 @@ from .config import Config, DecodeConfig
 from .decode import trajectory
 from .errors import UserError
 from .images import Image, as_image
+from .limits import check_limits
 from .model import RPE, Output
 from .prediction import Prediction
 from .preprocess import Stretch
 from .reach import measured_reach
 from .report import ColourBasis
+from .settings import from_mapping, to_mapping
 from .tiling import Tile, cells, samples, tile_sizes, tiles
 
 _TILE = 1024
@@ -223,16 +226,25 @@ class Predictor:
         return whole
 
 
-def load(checkpoint: str | Path, *, device: str = "auto", backbone: nn.Module | None = None) -> Predictor:
+def load(
+    checkpoint: str | Path,
+    *,
+    device: str = "auto",
+    backbone: nn.Module | None = None,
+    decode: Mapping[str, Any] | None = None,
+) -> Predictor:
     """A `Predictor` from a checkpoint of `rpe train`.
 
     Args:
         checkpoint: model.pt or checkpoint.pt.
         device: where to run; "auto" takes a GPU where there is one.
         backbone: module for a checkpoint that was trained with one of your own.
+        decode: decoding rules in place of the checkpoint's, `{"threshold": 0.8, "num_steps": 5}`; those that are not
+            named stay. The file is not changed.
 
     Raises:
-        UserError: the file is missing, not a checkpoint, of a newer format or of another model.
+        UserError: the file is missing, not a checkpoint, of a newer format or of another model; a rule is unknown or
+            outside its range.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -247,6 +259,11 @@ def load(checkpoint: str | Path, *, device: str = "auto", backbone: nn.Module | 
     config: Config = content["config"]
     if rpe_ops.available_backends(device).get(config.backend) is not None:
         config = replace(config, backend="auto")  # the backend it was trained with does not run here
+    if decode:
+        rules = {**to_mapping(config)["decode"], **decode}
+        rules = from_mapping(DecodeConfig, rules, source="decode", prefix="decode.")
+        config = replace(config, decode=rules)
+        check_limits(config)
     try:
         model = build_model(config, backbone)
     except ValueError as error:

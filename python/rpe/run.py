@@ -4,8 +4,7 @@ for people.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from .backbones import names as backbone_names
 from .config import Config
 from .data import formats, open_dataset
 from .evaluate import evaluate, pictures, result_table, training_curves
+from .evaluations import PAGE, claim_folder, evaluation_folder, evaluation_origin
 from .folder import list_images, predict_files
 from .limits import check_limits
 from .predict import Predictor, load
@@ -45,54 +45,76 @@ def run_training(
     console.print(f"weights: {model}", highlight=False, markup=False, soft_wrap=True)
     if not config.data.test_split:
         return None
+    # A finished run that is resumed has other decoding rules: this evaluation is always that of the last ones.
     return run_evaluation(
-        load(model), config.data.root, config.data.test_split, model.parent, console=console
+        load(model),
+        model,
+        config.data.root,
+        config.data.test_split,
+        model.parent,
+        overwrite=True,
+        console=console,
     )
 
 
 def run_evaluation(
     predictor: Predictor,
+    checkpoint: Path,
     data: str,
     split: str | None,
-    out: Path,
+    out: Path | None = None,
     *,
+    overwrite: bool = False,
     console: Console,
-    num_steps: int | None = None,
-    run: Path | None = None,
 ) -> dict[str, Any]:
-    """Evaluate; prints the table, writes evaluation.html and evaluation.json into `out`. Training curves are those of
-    the folder `run`, by default `out`.
+    """Evaluate; prints the table, writes evaluation.html and evaluation.json.
+
+    Args:
+        predictor: the model.
+        checkpoint: its file; the training curves are those of its folder.
+        data: FORMAT:ROOT.
+        split: part of the data set; None takes all of it.
+        out: folder of the results; by default one of its own in `evaluations` beside the checkpoint.
+        overwrite: replace an evaluation of other data, weights or rules in `out`.
+        console: where to print.
+
+    Raises:
+        UserError: `out` holds another evaluation, or the data does not fit the task.
     """
+    origin = evaluation_origin(predictor, data, split)
+    out = out or evaluation_folder(checkpoint, origin)
+    replaces = claim_folder(out, origin, overwrite=overwrite)
+    if replaces:
+        console.print(replaces, highlight=False, markup=False, soft_wrap=True)
     dataset = open_dataset(data, split)
-    result = evaluate(predictor, dataset, num_steps=num_steps, console=console)
+    result = evaluate(predictor, dataset, console=console)
     title = f"{dataset.format} {split or 'all images'}"
     console.print(result_table(result, title))
-    page = out / "evaluation.html"
-    images = pictures(predictor, dataset, result, num_steps=num_steps)
+    page = out / PAGE
+    images = pictures(predictor, dataset, result)
+    curves = training_curves(checkpoint.parent)
     numbers = write_report(
-        page, title, to_mapping(predictor.config), result, training_curves(run or out), images
+        page, title, to_mapping(predictor.config), result, curves, images, made_with=origin
     )
     console.print(f"report: {page}\nnumbers: {numbers}", highlight=False, markup=False, soft_wrap=True)
     return result
 
 
-def evaluation_folder(checkpoint: Path, data: str, split: str | None, num_steps: int | None) -> Path:
-    """Where `rpe evaluate` writes by default: a folder of its own beside the checkpoint for each data set, split and
-    number of steps, so that it replaces neither the evaluation of the training nor that of other data.
-    """
-    name, _, root = data.partition(":")
-    parts = [name, Path(root).name, split or "all", "" if num_steps is None else f"T{num_steps}"]
-    words = [re.sub(r"[^\w.=-]+", "_", part) for part in parts if part]
-    return checkpoint.parent / "evaluations" / "-".join(words)
-
-
 def run_prediction(
-    checkpoint: Path, paths: Sequence[Path], out: Path, *, batch_size: int, device: str, console: Console
+    checkpoint: Path,
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    batch_size: int,
+    device: str,
+    console: Console,
+    decode: Mapping[str, Any] | None = None,
 ) -> int:
-    """Segment files and those of folders; the number of those that failed, which are listed at the end."""
+    """Segment files and those of folders, by the rules `decode` in place of the checkpoint's; the number of those that
+    failed, which are listed at the end."""
     files = list_images(paths)
     outcome = predict_files(
-        load(checkpoint, device=device), files, out, batch_size=batch_size, console=console
+        load(checkpoint, device=device, decode=decode), files, out, batch_size=batch_size, console=console
     )
     skipped = f", {outcome.skipped} done before" if outcome.skipped else ""
     failed = f", {len(outcome.failed)} failed:" if outcome.failed else ""

@@ -95,8 +95,10 @@ def from_mapping(cls: type[T], mapping: Any, *, source: str, prefix: str = "") -
     return cls(**values)
 
 
-def to_mapping(config: Config) -> dict[str, Any]:
-    """Plain nested dict of numbers, strings, lists and None: what a checkpoint carries."""
+def to_mapping(config: Any) -> dict[str, Any]:
+    """`Config`, or a group of it, as a plain nested dict of numbers, strings, lists and None: what a checkpoint
+    carries.
+    """
     return typing.cast(dict[str, Any], _plain(dataclasses.asdict(config)))
 
 

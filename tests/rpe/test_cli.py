@@ -83,6 +83,99 @@ def test_evaluate(run_folder: Path, tmp_path: Path, capsys: Capture, monkeypatch
     assert (tmp_path / "evaluation.html").exists() and (tmp_path / "evaluation.json").exists()
 
 
+def numbers(folder: Path) -> dict:
+    facts: dict = json.loads((folder / "evaluation.json").read_text())
+    return facts
+
+
+def test_decoding_rules_are_those_of_the_command_line(
+    run_folder: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over those of the checkpoint, which stay where none is given; the file does not change."""
+    import rpe
+
+    checkpoint = tmp_path / "model.pt"
+    content = torch.load(run_folder / "model.pt", weights_only=True)
+    content["config"]["decode"] |= {"min_size": 3, "threshold": 0.7, "core_threshold": 0.6, "kappas": [4.0]}
+    torch.save(content, checkpoint)
+    before = checkpoint.read_bytes()
+    data, rules = ("--data", "synthetic:num_images=2,size=32"), ("--decode.foreground-threshold", "0.0")
+    more = ("--decode.core-threshold", "none", "--decode.empty-kappas", "--decode.num-steps", "2")
+    more += ("--decode.tol", "0.1", "--decode.no-connected", "--decode.min-size", "1025")
+    assert call(monkeypatch, "evaluate", str(checkpoint), *data, "--out", str(tmp_path / "own")) == 0
+    assert (
+        call(monkeypatch, "evaluate", str(checkpoint), *data, *rules, *more, "--out", str(tmp_path / "new"))
+        == 0
+    )
+    own, used = (numbers(tmp_path / name)["config"]["decode"] for name in ("own", "new"))
+    assert own == content["config"]["decode"] | {"tol": None} and own["min_size"] == 3
+    changed = {"foreground_threshold": 0.0, "core_threshold": None, "kappas": [], "num_steps": 2, "tol": 0.1}
+    assert used == own | changed | {"connected": False, "min_size": 1025}
+    assert numbers(tmp_path / "new")["made_with"]["decode"] == used
+    predicted = [numbers(tmp_path / name)["metrics"]["overall"]["predicted"] for name in ("own", "new")]
+    assert predicted[0] > predicted[1] == 0
+    assert checkpoint.read_bytes() == before
+
+    Image.fromarray(np.arange(1800, dtype=np.uint8).reshape(20, 30, 3)).save(tmp_path / "a.png")
+    for name, options in (("all", rules), ("none", ("--decode.min-size", "601"))):
+        out = ("--out", str(tmp_path / name))
+        assert call(monkeypatch, "predict", str(checkpoint), str(tmp_path / "a.png"), *out, *options) == 0
+        count = len(json.loads((tmp_path / name / "a.objects.json").read_text()))
+        assert (count > 0) == (name == "all")
+    capsys.readouterr()
+    with pytest.raises(rpe.UserError, match="unknown key 'decode.treshold'; did you mean 'decode.threshold'"):
+        rpe.load(checkpoint, decode={"treshold": 0.5})
+
+
+def test_no_evaluation_replaces_another_unasked(
+    run_folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data of one name in two places, other rules, other weights and other splits each have a folder of their own;
+    the same evaluation takes its own again, and says so."""
+    roots = [run_folder / where / "nuclei" for where in ("one", "other")]
+    for value, root in enumerate(roots):
+        for kind in ("images", "labels"):
+            (root / kind).mkdir(parents=True)
+            Image.fromarray(np.full((32, 32), 9 * value + 1, dtype=np.uint8)).save(root / kind / "x.png")
+    first, second = (f"labels:{root}" for root in roots)
+    other = run_folder / "changed.pt"
+    content = torch.load(run_folder / "model.pt", weights_only=True)
+    content["model"]["embedding_head.bias"] += 1
+    torch.save(content, other)
+
+    def evaluated(*arguments: str) -> Path:
+        assert call(monkeypatch, "evaluate", *arguments) == 0
+        told = capsys.readouterr().out
+        folder = Path(told.split("numbers: ")[1].splitlines()[0]).parent
+        assert ("replaces the same evaluation" in told) == (folder in seen), told
+        seen.append(folder)
+        return folder
+
+    seen: list[Path] = []
+    model = str(run_folder / "model.pt")
+    base = evaluated(model, "--data", first)
+    assert base == run_folder / "evaluations" / "labels-nuclei-all"
+    assert evaluated(model, "--data", second).name == "labels-nuclei-all-2"
+    assert evaluated(str(other), "--data", first).name == "labels-nuclei-all-3"
+    assert (
+        evaluated(model, "--data", first, "--decode.threshold", "0.5").name
+        == "labels-nuclei-all-threshold=0.5"
+    )
+    assert evaluated(model, "--data", first) == base and evaluated(model, "--data", second) == seen[1]
+    assert numbers(base)["made_with"]["data"] == first and numbers(seen[1])["made_with"]["data"] == second
+
+    into = ("--out", str(base))
+    before = (base / "evaluation.json").read_bytes()
+    assert call(monkeypatch, "evaluate", model, "--data", first, *into, "--decode.threshold", "0.5") == 1
+    told = capsys.readouterr().err
+    assert "decode.threshold was 0.9 and is 0.5" in told and "--overwrite" in told
+    assert (base / "evaluation.json").read_bytes() == before
+    command = (model, "--data", first, *into, "--decode.threshold", "0.5", "--overwrite")
+    assert call(monkeypatch, "evaluate", *command) == 0
+    assert "replaces another evaluation" in capsys.readouterr().out
+    assert numbers(base)["config"]["decode"]["threshold"] == 0.5
+
+
 def test_predict_goes_on_where_it_was_and_past_bad_files(
     run_folder: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +276,16 @@ def test_demo_in_small(tmp_path: Path, capsys: Capture, monkeypatch: pytest.Monk
         (["predict", "MODEL", "none.png", "--out", "OUT"], ["none.png"]),
         (["predict", "MODEL", "CONFIG", "--out", "OUT"], ["tiny.toml"]),
         (["predict", "MODEL", "--out", "OUT"], ["no image given"]),
+        (
+            ["evaluate", "MODEL", "--data", "synthetic:", "--decode.treshold", "1"],
+            ["Did you mean --decode.threshold"],
+        ),
+        (
+            ["evaluate", "MODEL", "--data", "synthetic:", "--decode.threshold", "2"],
+            ["decode.threshold must be between"],
+        ),
+        (["predict", "MODEL", "CONFIG", "--out", "OUT", "--decode.min-sice", "1"], ["--decode.min-sice"]),
+        (["predict", "MODEL", "CONFIG", "--out", "OUT", "--decode.background", "hed"], ["hed", "largest"]),
         (["check-data", "what:ever"], ["what:ever"]),
         (["trian"], ["trian", "train"]),
         (

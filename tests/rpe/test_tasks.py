@@ -19,7 +19,7 @@ from rich.console import Console
 import rpe
 from rpe.config import Config, DataConfig, DecodeConfig, GroupingConfig, ModelConfig, TrainingConfig
 from rpe.errors import UserError
-from rpe.run import evaluation_folder, run_evaluation, run_prediction, run_training
+from rpe.run import run_evaluation, run_prediction, run_training
 from rpe.settings import load_config
 from rpe.tasks import HEADS, get
 
@@ -98,10 +98,10 @@ def test_losses_of_the_heads_are_logged(run: tuple[str, Path]) -> None:
 def test_evaluating_again_leaves_the_first_evaluation_alone(run: tuple[str, Path]) -> None:
     _, checkpoint = run
     before = (checkpoint.parent / "evaluation.json").read_bytes()
-    out = evaluation_folder(checkpoint, DATA, "val", 0)
-    assert out == checkpoint.parent / "evaluations" / "synthetic-num_images=3_size=32_instances=3-val-T0"
-    run_evaluation(rpe.load(checkpoint), DATA, "val", out, console=QUIET, num_steps=0, run=checkpoint.parent)
-    facts = json.loads((out / "evaluation.json").read_text())
+    predictor = rpe.load(checkpoint, decode={"num_steps": 0})
+    run_evaluation(predictor, checkpoint, DATA, "val", console=QUIET)
+    name = "synthetic-num_images=3_size=32_instances=3-val-num_steps=0"
+    facts = json.loads((checkpoint.parent / "evaluations" / name / "evaluation.json").read_text())
     assert facts["images"][0]["name"].startswith("val-") and facts["curves"]["total"]["steps"] == [3, 6]
     assert (checkpoint.parent / "evaluation.json").read_bytes() == before
 
@@ -231,6 +231,7 @@ def test_configs_on_real_data(
     assert settings.model.num_classes == classes
     run_training(settings, CONFIGS / f"{config}.toml", resume=False, console=QUIET)
     predictor = rpe.load(tmp_path / "model.pt")
-    result = run_evaluation(predictor, settings.data.root, split, tmp_path / "out", console=QUIET)
+    checkpoint, out = tmp_path / "model.pt", tmp_path / "out"
+    result = run_evaluation(predictor, checkpoint, settings.data.root, split, out, console=QUIET)
     assert result["overall"]["images"] == 1 and set(result["overall"]) >= EXPECTED_NUMBERS[settings.task]
     assert (tmp_path / "out" / "evaluation.html").stat().st_size > 20_000

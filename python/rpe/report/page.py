@@ -75,6 +75,8 @@ def write_report(
     metrics: Mapping[str, Any],
     curves: Mapping[str, Curve],
     images: Sequence[ReportImage],
+    *,
+    made_with: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write the report of a run, and its JSON under the same name with the suffix .json.
 
@@ -85,6 +87,7 @@ def write_report(
         metrics: `Evaluator.result()`, or several of them by name, side by side; may be empty.
         curves: (steps, values) by name, for example the loss; may be empty.
         images: what to show.
+        made_with: what the numbers follow from, for the JSON.
 
     Returns:
         The path of the JSON file.
@@ -107,6 +110,7 @@ def write_report(
 
     facts = {
         "title": title,
+        **({} if made_with is None else {"made_with": made_with}),
         "config": config,
         "metrics": metrics,
         "curves": {

@@ -183,11 +183,13 @@ class _RememberingGrouping(RecurrentGrouping):
         self.train(grouping.training).to(grouping.log_kappa.device)
         self._known: list[tuple[Tensor, list[Tensor]]] = []
 
-    def forward(self, points: Tensor, offsets: Tensor, num_steps: int | None = None) -> list[Tensor]:
+    def forward(
+        self, points: Tensor, offsets: Tensor, num_steps: int | None = None, tol: float | None = None
+    ) -> list[Tensor]:
         for known, trajectory in self._known:
             if known.shape == points.shape and torch.equal(known, points):
                 return trajectory
-        trajectory = super().forward(points, offsets, num_steps)
+        trajectory = super().forward(points, offsets, num_steps, tol)
         self._known.append((points, trajectory))
         return trajectory
 
