@@ -110,12 +110,13 @@ def predict(
     out: Path,
     batch_size: int = 1,
     device: str = "auto",
+    overwrite: bool = False,
     decode: Rules = _DEFAULT_RULES,
 ) -> None:
     """Write what the checkpoint's task predicts for each image: label map, overlay, embedding as RGB and COCO RLE JSON;
-    class map or boundary probabilities where it has them. Images that are done are not done again; one that fails
-    stops no other, is named at the end and makes the exit status 1. Decoding rules on the command line take the place
-    of the checkpoint's.
+    class map or boundary probabilities where it has them. Images that are done are not done again, unless they have
+    changed or files of their results are missing. One that fails stops no other, is named at the end and makes the
+    exit status 1. Decoding rules on the command line take the place of the checkpoint's.
 
     Parameters
     ----------
@@ -124,6 +125,7 @@ def predict(
     out: folder of the results.
     batch_size: images of one size that pass through the network together.
     device: cpu, cuda, ...; by default a GPU where there is one.
+    overwrite: replace results that another model, other rules or another version left in `out`.
     """
     from .run import run_prediction
 
@@ -134,6 +136,7 @@ def predict(
         batch_size=batch_size,
         device=device,
         decode=asdict(decode),
+        overwrite=overwrite,
         console=_console(),
     )
     sys.exit(min(1, failed))

@@ -11,17 +11,21 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image as Pillow
 from torch import Tensor
 
-from .data import read_image
+from .data import DataError, read_image
 from .errors import UserError
 
 Image: TypeAlias = "str | Path | NDArray[np.generic] | Tensor"
+_ANIMATED_SUFFIXES = (".avif", ".gif", ".webp")
+"""Of formats that hold one image or an animation."""
 
 
 def as_image(image: Image) -> Tensor:
     """A file, array or tensor as float32 `[3, H, W]` in 0..1."""
     if isinstance(image, (str, Path)):
+        _require_one_frame(Path(image))
         return torch.from_numpy(read_image(Path(image)))
     if isinstance(image, Tensor):
         if image.dim() != 3 or image.shape[0] != 3 or not image.is_floating_point():
@@ -50,3 +54,18 @@ def as_image(image: Image) -> Tensor:
     scale = float(np.iinfo(array.dtype).max) if array.dtype.kind == "u" else 1.0
     planes = np.ascontiguousarray(array[:, :, :3].transpose(2, 0, 1), dtype=np.float32)
     return torch.from_numpy(planes / np.float32(scale))
+
+
+def _require_one_frame(path: Path) -> None:
+    """Refuse an animation; what cannot be opened is the reader's to tell."""
+    if path.suffix.lower() not in _ANIMATED_SUFFIXES:
+        return
+    try:
+        with Pillow.open(path) as picture:
+            frames = int(getattr(picture, "n_frames", 1))
+    except Exception:
+        return
+    if frames > 1:
+        raise DataError(
+            f"is an animation of {frames} frames", file=path, remedy="save each frame as an image of its own"
+        )

@@ -109,16 +109,21 @@ def run_prediction(
     device: str,
     console: Console,
     decode: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
 ) -> int:
     """Segment files and those of folders, by the rules `decode` in place of the checkpoint's; the number of those that
     failed, which are listed at the end."""
-    files = list_images(paths)
+    listing = list_images(paths, out)
+    predictor = load(checkpoint, device=device, decode=decode)
     outcome = predict_files(
-        load(checkpoint, device=device, decode=decode), files, out, batch_size=batch_size, console=console
+        predictor, listing.files, out, batch_size=batch_size, overwrite=overwrite, console=console
     )
+    for folder, others in listing.passed_over.items():
+        console.print(f"passed over in {folder}: {others}", highlight=False, markup=False, soft_wrap=True)
+    again = f" ({outcome.again} again)" if outcome.again else ""
     skipped = f", {outcome.skipped} done before" if outcome.skipped else ""
     failed = f", {len(outcome.failed)} failed:" if outcome.failed else ""
-    console.print(f"{outcome.done} images{skipped}{failed}", highlight=False)
+    console.print(f"{outcome.done} images{again}{skipped}{failed}", highlight=False)
     for file, reason in outcome.failed.items():
         told = reason if str(file) in reason else f"{file}: {reason}"
         console.print(f"  {told}", highlight=False, markup=False, soft_wrap=True)

@@ -201,6 +201,7 @@ def test_predict_goes_on_where_it_was_and_past_bad_files(
     summary = told[told.index("3 images, 2 failed:") :].splitlines()
     assert len(summary) == 3 and "c.png" in summary[2] and "Traceback" not in told
     assert missing in summary[1] and "does not exist" in summary[1]
+    assert f"passed over in {folder}: 1 .txt" in told
     roles = ("labels.png", "overlay.png", "embedding.png", "objects.json")
     wanted = sorted([f"{name}.{role}" for name in "abd" for role in roles] + ["predict.jsonl"])
     assert sorted(path.name for path in out.iterdir()) == wanted
@@ -211,15 +212,12 @@ def test_predict_goes_on_where_it_was_and_past_bad_files(
     Image.fromarray(np.arange(1800, dtype=np.uint8).reshape(20, 30, 3)).save(folder / "c.png")
     assert call(monkeypatch, *command) == 0
     told = capsys.readouterr().out
-    assert "2 images, 2 done before" in told and told.count("objects ->") == 2
     assert times == {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.name[0] in "ab"}
-
-    other = run_folder.parent / "other.pt"
-    content = torch.load(run_folder / "model.pt", weights_only=True)
-    content["model"]["embedding_head.bias"] += 1
-    torch.save(content, other)
-    assert call(monkeypatch, "predict", str(other), str(folder), "--out", str(out)) == 1
-    assert "another model" in capsys.readouterr().err
+    assert "2 images, 2 done before" in told and told.count("objects ->") == 2
+    assert call(monkeypatch, *command, "--decode.min-size", "5") == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert call(monkeypatch, *command, "--decode.min-size", "5", "--overwrite") == 0
+    assert "4 images (4 again)" in capsys.readouterr().out
 
 
 def test_images_of_one_name_and_empty_folders_are_told(
@@ -228,7 +226,10 @@ def test_images_of_one_name_and_empty_folders_are_told(
     (tmp_path / "a").mkdir()
     command = ("predict", str(run_folder / "model.pt"), "--out", str(tmp_path / "out"))
     assert call(monkeypatch, *command, str(tmp_path / "a")) == 1
-    assert "no image in this folder" in capsys.readouterr().err
+    assert "no image in this folder; expected one of" in capsys.readouterr().err
+    (tmp_path / "a" / "notes.TXT").touch()
+    assert call(monkeypatch, *command, str(tmp_path / "a")) == 1
+    assert "no image in this folder (1 .txt passed over)" in capsys.readouterr().err
     Image.new("RGB", (30, 20)).save(tmp_path / "one.png")
     assert call(monkeypatch, *command, str(tmp_path / "one.png"), "--batch-size", "0") == 1
     assert "--batch-size must be 1 or more, got 0" in capsys.readouterr().err
@@ -239,7 +240,7 @@ def test_images_of_one_name_and_empty_folders_are_told(
     assert "device 'gpu' cannot be used here" in capsys.readouterr().err
     (tmp_path / "a" / "x.png").touch()
     assert call(monkeypatch, *command, str(tmp_path / "a"), str(tmp_path / "x.png")) == 1
-    assert "several images are called 'x'" in capsys.readouterr().err
+    assert "several images are called 'x.png'" in capsys.readouterr().err
 
 
 def test_info_and_check_data(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
