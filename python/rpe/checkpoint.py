@@ -17,6 +17,7 @@ from torch import Tensor
 
 import rpe_ops
 
+from .classes import Classes
 from .config import Config
 from .errors import UserError
 from .settings import from_mapping, to_mapping
@@ -27,7 +28,11 @@ FORMAT = 1
 
 
 def save_checkpoint(
-    path: str | Path, config: Config, model: dict[str, Tensor], training: dict[str, Any] | None = None
+    path: str | Path,
+    config: Config,
+    model: dict[str, Tensor],
+    training: dict[str, Any] | None = None,
+    classes: Classes | None = None,
 ) -> None:
     """Write a checkpoint atomically.
 
@@ -36,6 +41,7 @@ def save_checkpoint(
         config: settings that built the model.
         model: its state dict.
         training: optimiser, scheduler, step and random states; None for weights alone.
+        classes: of the training data.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,6 +52,7 @@ def save_checkpoint(
         "config": to_mapping(config),
         "model": {name: value.detach().cpu() for name, value in model.items()},
         "training": training,
+        "classes": None if classes is None else classes.to_mapping(),
     }
     temporary = path.with_name(f".{path.name}.writing")
     with open(temporary, "wb") as file:
@@ -56,7 +63,8 @@ def save_checkpoint(
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint written by `save_checkpoint`; its "config" comes back as a `Config`.
+    """Read a checkpoint written by `save_checkpoint`; its "config" comes back as a `Config`, its "classes" as
+    `Classes`, which have no names where the file has none.
 
     Raises:
         UserError: no such file, not a checkpoint, one of another program, or of a newer format.
@@ -92,6 +100,7 @@ def _read(path: Path, *, mmap: bool) -> dict[str, Any]:
             f"{path}: checkpoint format {content['format']}, written by rpe_ops {content['version']}; this version "
             f"({rpe_ops.__version__}) reads up to format {FORMAT}: upgrade rpe_ops"
         )
+    content["classes"] = Classes.from_mapping(content.get("classes"))
     content["config"] = from_mapping(Config, content["config"], source=str(path))
     return content
 

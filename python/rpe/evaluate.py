@@ -6,6 +6,7 @@ predictor over the images and lays out the numbers.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from .classes import Classes
 from .data import Dataset
+from .export import ResultsFile
 from .predict import Predictor
 from .report import ReportImage, rank
 
@@ -22,6 +25,7 @@ def evaluate(
     predictor: Predictor,
     dataset: Dataset,
     *,
+    results: Path | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Predict every image and collect the metrics of the predictor's task.
@@ -29,24 +33,33 @@ def evaluate(
     Args:
         predictor: the model.
         dataset: images with their truth.
+        results: where the objects of all images are written as COCO results, if the task has objects and the data ids
+            of images (`coco`).
         console: where a progress bar is drawn; None draws none.
 
     Returns:
         `tasks.TaskEvaluator.result()` with "task" added, and for instances "by_shape": AP by height x width and kind.
 
     Raises:
-        UserError: the data does not fit the task.
+        UserError: the data does not fit the task, or has other classes than the model.
     """
     task = predictor.task
-    task.check(predictor.config, dataset)
+    task.check(predictor.config, dataset, predictor.classes)
     evaluator = task.evaluator(dataset)
     indices = range(len(dataset))
-    for index in track(
-        indices, "evaluating", console=console, disable=console is None or not console.is_terminal
-    ):
-        sample = dataset[index]
-        prediction = predictor.predict(sample.image, keep_embedding=False)
-        evaluator.add(index, sample, prediction)
+    image_id = getattr(dataset, "image_id", None) if task.groups else None
+    with ExitStack() as files:
+        file = (
+            files.enter_context(ResultsFile(results, Classes.of(dataset))) if results and image_id else None
+        )
+        for index in track(
+            indices, "evaluating", console=console, disable=console is None or not console.is_terminal
+        ):
+            sample = dataset[index]
+            prediction = predictor.predict(sample.image, keep_embedding=False)
+            evaluator.add(index, sample, prediction)
+            if file is not None and image_id is not None:
+                file.add(image_id(index), prediction)
     result = {"task": task.name, **evaluator.result()}
     if "by_size" in result:
         result["by_shape"] = _by_shape(result["images"])

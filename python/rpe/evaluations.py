@@ -20,6 +20,7 @@ from .settings import to_mapping
 
 PAGE = "evaluation.html"
 NUMBERS = "evaluation.json"
+COCO_RESULTS = "coco_results.json"
 _LONGEST = 150
 """Characters of a folder's name."""
 

@@ -19,6 +19,7 @@ from pycocotools import mask as coco_mask
 from scipy.ndimage import find_objects
 from torch import Tensor
 
+from .classes import Classes
 from .metrics.coco import encode_part
 from .prediction import Prediction
 from .report import embedding_to_rgb, overlay
@@ -35,6 +36,7 @@ def write_prediction(
     image: Tensor,
     prediction: Prediction,
     further: Mapping[str, NDArray[Any]] | None = None,
+    classes: Classes | None = None,
 ) -> dict[str, Path]:
     """Write the files of one image.
 
@@ -44,6 +46,7 @@ def write_prediction(
         image: `[3, H, W]` in 0..1, the overlay's ground.
         prediction: its objects.
         further: more pictures by role, uint8 or uint16.
+        classes: names and category ids for the objects.
 
     Returns:
         Paths by role: labels, overlay, embedding (where the prediction has it), the further ones, objects.
@@ -72,26 +75,66 @@ def write_prediction(
         paths[role] = folder / f"{name}.{role}.png"
         Image.fromarray(picture).save(paths[role])
     paths["objects"] = folder / f"{name}.objects.json"
-    paths["objects"].write_text(json.dumps(coco_objects(name, prediction)), encoding="utf-8")
+    paths["objects"].write_text(json.dumps(coco_objects(name, prediction, classes)), encoding="utf-8")
     return paths
 
 
-def coco_objects(name: str, prediction: Prediction) -> list[dict[str, Any]]:
+class ResultsFile:
+    """COCO results of many images as one JSON list, written image by image: what `pycocotools.coco.COCO.loadRes` takes.
+    The file is there once the `with` block has ended well.
+
+    Args:
+        path: the file.
+        classes: of the data set that the results are for.
+    """
+
+    def __init__(self, path: Path, classes: Classes) -> None:
+        self.path, self.classes = path, classes
+        self._temporary = path.with_name(f".{path.name}.writing")
+        self._count = 0
+
+    def __enter__(self) -> ResultsFile:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self._temporary, "w", encoding="utf-8")
+        return self
+
+    def add(self, image_id: int, prediction: Prediction) -> None:
+        """Write the objects of one image."""
+        for entry in coco_objects(str(image_id), prediction, self.classes):
+            self._file.write(("[\n" if self._count == 0 else ",\n") + json.dumps(entry))
+            self._count += 1
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._file.write("[]\n" if self._count == 0 else "\n]\n")
+        self._file.close()
+        if kind is None:
+            self._temporary.replace(self.path)
+        else:
+            self._temporary.unlink()
+
+
+def coco_objects(name: str, prediction: Prediction, classes: Classes | None = None) -> list[dict[str, Any]]:
     """COCO results: one entry per object with `segmentation` (compressed RLE), `bbox` (x, y, width, height),
-    `area` and `score`. The time is that of the objects' boxes, not of a whole mask for each.
+    `area`, `score`, `category_id`, and where the model says them `class` (its position) and `category` (its name). The
+    time is that of the objects' boxes, not of a whole mask for each.
+
+    `image_id` is the name, as a number where it is one: COCO's own images are called so.
     """
     height, width = prediction.labels.shape
+    known = classes or Classes()
     objects = []
     for index, code in _codes(prediction):
+        kind = None if prediction.classes is None else int(prediction.classes[index - 1])
         objects.append(
             {
-                "image_id": name,
-                "category_id": 1 if prediction.classes is None else int(prediction.classes[index - 1]),
+                "image_id": int(name) if name.isdecimal() else name,
+                "category_id": known.category_id(kind),
+                **({} if kind is None else {"class": kind, "category": known.name(kind)}),
                 "id": index,
                 "segmentation": {"size": [height, width], "counts": code["counts"].decode("ascii")},
                 "bbox": [float(value) for value in coco_mask.toBbox(code)],
                 "area": int(coco_mask.area(code)),
-                "score": round(float(prediction.scores[index - 1]), 6),
+                "score": float(str(prediction.scores[index - 1])),  # the shortest that float32 reads back
             }
         )
     return objects

@@ -175,14 +175,16 @@ def _segment(
         try:
             again = journal.begin(read.name)
             pictures = predictor.task.pictures(prediction)
-            written = write_prediction(journal.folder, read.name, read.image, prediction, pictures)
+            written = write_prediction(
+                journal.folder, read.name, read.image, prediction, pictures, predictor.classes
+            )
             journal.end(read.name, read.file, read.digest, written.values())
         except Exception as error:
             outcome.failed[read.file] = _reason(error)
             continue
         outcome.done += 1
         outcome.again += again
-        line = f"{read.file}: {predictor.task.describe(prediction)} -> {written['labels']}"
+        line = f"{read.file}: {predictor.task.describe(prediction, predictor.classes)} -> {written['labels']}"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

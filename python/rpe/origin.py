@@ -30,6 +30,7 @@ def origin_of(predictor: Predictor) -> dict[str, Any]:
     return {
         "version": rpe_ops.__version__,
         "weights": digest.hexdigest(),
+        "classes": predictor.classes.to_mapping(),
         **{key: config[key] for key in ("task", "model", "grouping", "decode")},
     }
 

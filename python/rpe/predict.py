@@ -23,6 +23,7 @@ import rpe_ops
 from . import tasks
 from .build import build_model
 from .checkpoint import load_weights, read_checkpoint
+from .classes import Classes
 from .config import Config, DecodeConfig
 from .decode import trajectory
 from .errors import UserError
@@ -54,10 +55,17 @@ class Predictor:
         model: the network.
         config: preprocessing and decoding rules.
         device: where to run.
+        classes: names and category ids of the classes that it predicts.
     """
 
-    def __init__(self, model: RPE, config: Config, device: str | torch.device = "cpu") -> None:
-        self.model = model.to(device).eval()
+    def __init__(
+        self,
+        model: RPE,
+        config: Config,
+        device: str | torch.device = "cpu",
+        classes: Classes | None = None,
+    ) -> None:
+        self.model, self.classes = model.to(device).eval(), classes or Classes()
         self.config, self.device = config, torch.device(device)
         self.task = tasks.get(config.task)
 
@@ -271,4 +279,4 @@ def load(
             f"{checkpoint}: its model cannot be built: {error}; register the backbone or pass it to rpe.load"
         ) from error
     load_weights(model, content["model"], str(checkpoint))
-    return Predictor(model, config, device)
+    return Predictor(model, config, device, content["classes"])

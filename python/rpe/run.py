@@ -16,10 +16,11 @@ import rpe_ops
 
 from . import tasks
 from .backbones import names as backbone_names
+from .classes import Classes
 from .config import Config
 from .data import formats, open_dataset
 from .evaluate import evaluate, pictures, result_table, training_curves
-from .evaluations import PAGE, claim_folder, evaluation_folder, evaluation_origin
+from .evaluations import COCO_RESULTS, PAGE, claim_folder, evaluation_folder, evaluation_origin
 from .folder import list_images, predict_files
 from .limits import check_limits
 from .predict import Predictor, load
@@ -36,9 +37,12 @@ def run_training(
     if not config.output:
         config = replace(config, output=str(Path("runs") / config_file.stem))
     check_limits(config)
-    for split in filter(None, {config.data.train_split or None, config.data.test_split}):
-        # A missing list, or data that do not fit the task, are said now and not after the training.
-        tasks.get(config.task).check(config, open_dataset(config.data.root, split))
+    # A missing list, or data that do not fit the task, are said now and not after the training.
+    training_data = open_dataset(config.data.root, config.data.train_split or None)
+    tasks.get(config.task).check(config, training_data)
+    if config.data.test_split and config.data.test_split != config.data.train_split:
+        test_data = open_dataset(config.data.root, config.data.test_split)
+        tasks.get(config.task).check(config, test_data, Classes.of(training_data))
     model = train(config, resume=resume)
     if not PartialState().is_main_process:
         return None
@@ -87,7 +91,9 @@ def run_evaluation(
     if replaces:
         console.print(replaces, highlight=False, markup=False, soft_wrap=True)
     dataset = open_dataset(data, split)
-    result = evaluate(predictor, dataset, console=console)
+    results = out / COCO_RESULTS
+    results.unlink(missing_ok=True)
+    result = evaluate(predictor, dataset, results=results, console=console)
     title = f"{dataset.format} {split or 'all images'}"
     console.print(result_table(result, title))
     page = out / PAGE
@@ -97,6 +103,8 @@ def run_evaluation(
         page, title, to_mapping(predictor.config), result, curves, images, made_with=origin
     )
     console.print(f"report: {page}\nnumbers: {numbers}", highlight=False, markup=False, soft_wrap=True)
+    if results.exists():
+        console.print(f"COCO results: {results}", highlight=False, markup=False, soft_wrap=True)
     return result
 
 

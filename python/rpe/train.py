@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from .build import build_model, build_objective
 from .checkpoint import load_weights, random_state, read_checkpoint, save_checkpoint, set_random_state
+from .classes import Classes
 from .config import Config
-from .data import open_dataset, sample_generator
+from .data import Dataset, open_dataset, sample_generator
 from .errors import UserError
 from .objective import Losses
 from .position import Origin
@@ -147,7 +148,9 @@ def _train(
         optimizer.load_state_dict(state["training"]["optimizer"])
         scheduler.load_state_dict(state["training"]["scheduler"])
         start = int(state["training"]["step"])
-    loader = _loader(config, start, accelerator.num_processes)
+    samples = open_dataset(config.data.root, config.data.train_split or None)
+    classes = Classes.of(samples)
+    loader = _loader(config, samples, start, accelerator.num_processes)
     step_module, optimizer, loader = accelerator.prepare(step_module, optimizer, loader)
     accelerator.init_trackers("tensorboard", config=_trackable(config))
     if state is not None:
@@ -168,10 +171,10 @@ def _train(
                 progress.report(done, values)
             progress.advance()
             if done % config.training.checkpoint_every == 0 or done == config.training.steps:
-                _save(accelerator, step_module, optimizer, scheduler, config, done)
+                _save(accelerator, step_module, optimizer, scheduler, config, classes, done)
     if state is not None and start == config.training.steps and state["config"].decode != config.decode:
         # The run was finished, and is to be decoded by other rules.
-        _save(accelerator, step_module, optimizer, scheduler, config, start)
+        _save(accelerator, step_module, optimizer, scheduler, config, classes, start)
 
 
 def _circumstances(accelerator: Accelerator, config: Config) -> str:
@@ -211,11 +214,12 @@ def _one_step(
     return Losses(*(torch.stack(values).detach().mean(0) for values in zip(*parts, strict=True)))
 
 
-def _loader(config: Config, start: int, num_processes: int) -> torch.utils.data.DataLoader[dict[str, Tensor]]:
+def _loader(
+    config: Config, samples: Dataset, start: int, num_processes: int
+) -> torch.utils.data.DataLoader[dict[str, Tensor]]:
     """Views from `start` to the last step, in order."""
     settings = config.training
     per_step = settings.batch_size * settings.accumulate * num_processes
-    samples = open_dataset(config.data.root, config.data.train_split or None)
     views = TrainingViews(
         samples, config.data, config.model, seed=config.seed, count=settings.steps * per_step
     )
@@ -236,6 +240,7 @@ def _save(
     optimizer: Any,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
     config: Config,
+    classes: Classes,
     step: int,
 ) -> None:
     """Write the checkpoint, and after the last step the final weights too."""
@@ -253,8 +258,8 @@ def _save(
     output = Path(config.output)
     if step == config.training.steps:
         # First, so that a checkpoint of the last step never stands there without it.
-        save_checkpoint(output / MODEL, config, weights)
-    save_checkpoint(output / CHECKPOINT, config, weights, training)
+        save_checkpoint(output / MODEL, config, weights, classes=classes)
+    save_checkpoint(output / CHECKPOINT, config, weights, training, classes)
 
 
 def _previous_state(path: Path, config: Config, resume: bool) -> dict[str, Any] | None:

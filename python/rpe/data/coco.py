@@ -72,6 +72,11 @@ class Coco(Dataset):
         if strict:
             self._raise_first_problem()
 
+    def image_id(self, index: int) -> int:
+        """Id of an image in its JSON."""
+        entry = self._entries[self.names[index]]
+        return self._indices[entry.source].images[entry.number].id
+
     def ground_truth(self, index: int) -> list[dict[str, Any]]:
         """The annotations of an image with their masks as drawn, overlaps and crowds included: what COCO's own
         evaluation compares with.

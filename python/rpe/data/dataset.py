@@ -26,6 +26,7 @@ class Dataset(torch.utils.data.Dataset[Sample], abc.ABC):
         has_background: label 0 is background (otherwise label 0 is an ordinary segment).
         classes: names of the classes that `Sample.semantic` and `Sample.instance_class` number, classes[0] being the
             background; empty where the data has no classes.
+        category_ids: number that the data's own files give class k, at position k - 1; empty where that is k.
         streams: the data set may be far larger than memory: nothing should read it as a whole before training, or
             keep its images.
         structure_problems: faults of the tree found when it was opened; empty after strict opening.
@@ -40,6 +41,7 @@ class Dataset(torch.utils.data.Dataset[Sample], abc.ABC):
         self.split = split
         self.names: list[str] = []
         self.classes: tuple[str, ...] = ()
+        self.category_ids: tuple[int, ...] = ()
         self.structure_problems: list[Problem] = []
 
     @abc.abstractmethod

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..classes import Classes
 from ..config import Config, DecodeConfig
 from ..data import Dataset, Sample
 from ..errors import UserError
@@ -58,8 +59,9 @@ class Task(abc.ABC):
     groups: ClassVar[bool] = True
     """Whether the embedding is grouped by mean shift at inference."""
 
-    def check(self, config: Config, dataset: Dataset) -> None:
-        """Raise `UserError` where the settings or the data do not fit the task."""
+    def check(self, config: Config, dataset: Dataset, classes: Classes | None = None) -> None:
+        """Raise `UserError` where the settings or the data do not fit the task, or the classes are not those of the
+        training data."""
         if not HEADS[self.name].semantic:
             return
         number = len(dataset.classes)
@@ -73,6 +75,8 @@ class Task(abc.ABC):
                 f"model.num_classes is {config.model.num_classes}, and {dataset.format}:{dataset.root} has {number} "
                 f"classes, the background counted: set model.num_classes = {number}"
             )
+        if classes is not None:
+            classes.require(dataset)
 
     def foreground(self, output: Output) -> Tensor | None:
         """`[1, h, w]` logits of belonging to an object, from the network's output of batch size 1; None for a network
@@ -106,7 +110,7 @@ class Task(abc.ABC):
         return {}
 
     @abc.abstractmethod
-    def describe(self, prediction: Prediction) -> str:
+    def describe(self, prediction: Prediction, classes: Classes) -> str:
         """A few words for the line that `rpe predict` prints."""
 
 

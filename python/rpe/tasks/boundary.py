@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import label as planar_components
 from skimage.morphology import thin
 
+from ..classes import Classes
 from ..config import DecodeConfig
 from ..data import Dataset, Sample
 from ..decode import enlarged
@@ -75,7 +76,7 @@ class BoundaryTask(Task):
         maps |= dict(zip(names, prediction.boundary_depths, strict=True))
         return {name.replace(" ", "-"): _bytes(probability) for name, probability in maps.items()}
 
-    def describe(self, prediction: Prediction) -> str:
+    def describe(self, prediction: Prediction, classes: Classes) -> str:
         return f"boundaries of {len(prediction.scores)} regions"
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..classes import Classes
 from ..config import DecodeConfig
 from ..data import Dataset, Sample
 from ..decode import decode
@@ -39,7 +40,7 @@ class InstanceTask(Task):
     def panels(self, sample: Sample, prediction: Prediction, dataset: Dataset) -> list[tuple[str, Picture]]:
         return []
 
-    def describe(self, prediction: Prediction) -> str:
+    def describe(self, prediction: Prediction, classes: Classes) -> str:
         return f"{len(prediction.scores)} objects"
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as run_length
 from torch import Tensor
 
+from ..classes import Classes
 from ..config import DecodeConfig
 from ..data import Dataset, Sample
 from ..grouping import RecurrentGrouping
@@ -50,7 +51,7 @@ class ProposalsTask(Task):
     def panels(self, sample: Sample, prediction: Prediction, dataset: Dataset) -> list[tuple[str, Picture]]:
         return []
 
-    def describe(self, prediction: Prediction) -> str:
+    def describe(self, prediction: Prediction, classes: Classes) -> str:
         return f"{len(prediction.scores)} proposals"
 
 

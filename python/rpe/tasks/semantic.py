@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..classes import Classes
 from ..config import DecodeConfig
 from ..data import IGNORE, Dataset, Sample
 from ..decode import enlarged
@@ -38,10 +39,11 @@ class SemanticTask(Task):
         return SemanticEvaluator(dataset)
 
     def panels(self, sample: Sample, prediction: Prediction, dataset: Dataset) -> list[tuple[str, Picture]]:
-        return class_panels(sample, prediction)
+        return class_panels(sample, prediction, Classes.of(dataset))
 
-    def describe(self, prediction: Prediction) -> str:
-        return f"{len(np.unique(prediction.labels))} classes"
+    def describe(self, prediction: Prediction, classes: Classes) -> str:
+        found = np.unique(prediction.labels).tolist()
+        return f"{len(found)} classes ({classes.listing(found)})"
 
 
 class SemanticMosaic:
@@ -126,15 +128,18 @@ def class_probability(output: Output, size: tuple[int, int]) -> Tensor:
     return enlarged(output.semantic[0], size).softmax(dim=0)
 
 
-def class_panels(sample: Sample, prediction: Prediction) -> list[tuple[str, Picture]]:
-    """Predicted and true classes in the same colours, and the pixels where they differ."""
+def class_panels(sample: Sample, prediction: Prediction, classes: Classes) -> list[tuple[str, Picture]]:
+    """Predicted and true classes in the same colours, with their names, and the pixels where they differ."""
     assert prediction.semantic is not None and sample.semantic is not None
     wanted = sample.semantic.numpy()
     wrong = image_to_rgb(sample.image) // 3
     wrong[(prediction.semantic != wanted) & (wanted != IGNORE)] = (229, 72, 62)
+    found, true = (
+        classes.listing(np.unique(kinds[kinds > 0]).tolist()) for kinds in (prediction.semantic, wanted)
+    )
     return [
-        ("predicted classes", label_to_rgb(prediction.semantic)),
-        ("true classes", label_to_rgb(wanted)),
+        (f"predicted classes: {found or 'none'}", label_to_rgb(prediction.semantic)),
+        (f"true classes: {true or 'none'}", label_to_rgb(wanted)),
         ("wrong classes in red", wrong),
     ]
 

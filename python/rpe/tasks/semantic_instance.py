@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..classes import Classes
 from ..config import DecodeConfig
 from ..data import Dataset, Sample
 from ..grouping import RecurrentGrouping
@@ -50,14 +51,16 @@ class SemanticInstanceTask(Task):
         return SemanticInstanceEvaluator(dataset)
 
     def panels(self, sample: Sample, prediction: Prediction, dataset: Dataset) -> list[tuple[str, Picture]]:
-        return class_panels(sample, prediction)
+        return class_panels(sample, prediction, Classes.of(dataset))
 
     def pictures(self, prediction: Prediction) -> dict[str, NDArray[Any]]:
         assert prediction.semantic is not None
         return {"classes": prediction.semantic.astype(np.uint16)}
 
-    def describe(self, prediction: Prediction) -> str:
-        return f"{len(prediction.scores)} objects"
+    def describe(self, prediction: Prediction, classes: Classes) -> str:
+        assert prediction.classes is not None
+        found = classes.count(prediction.classes.tolist())
+        return f"{len(prediction.scores)} objects{f' ({found})' if found else ''}"
 
 
 class SemanticInstanceMosaic(InstanceMosaic):

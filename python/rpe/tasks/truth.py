@@ -33,7 +33,7 @@ def scored_masks(
             instance_class=sample.instance_class,
         )
     annotations = ground_truth(index)
-    number = {category: place for place, category in enumerate(dataset.category_ids, start=1)}  # type: ignore[attr-defined]
+    number = {category: place for place, category in enumerate(dataset.category_ids, start=1)}
     return ScoredMasks(
         sample.size,
         [annotation["segmentation"] for annotation in annotations],
