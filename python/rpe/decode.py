@@ -56,6 +56,7 @@ def decode(
     size: tuple[int, int],
     grouping: RecurrentGrouping,
     config: DecodeConfig,
+    origin: tuple[int, int] = (0, 0),
 ) -> Segmentation:
     """Group the embedding of one image into objects.
 
@@ -65,6 +66,7 @@ def decode(
         size: (H, W) of the image in pixels.
         grouping: moves the points; `config.num_steps` and `config.tol` take the place of its own.
         config: thresholds and rules.
+        origin: row and column, in cells, at which a part of a larger image begins there: windows lie on one grid.
 
     Returns:
         Label map and one score per object.
@@ -72,7 +74,7 @@ def decode(
     stride = stride_of(embedding, size)
     probability, mask = _grouped_pixels(foreground, size, config, embedding.device)
     cells = _covering(mask, stride)  # [h, w]
-    clusters = _cluster(embedding, cells, grouping, config)  # [h, w], 0 = none
+    clusters = _cluster(embedding, cells, grouping, config, origin)  # [h, w], 0 = none
     labels = clusters.repeat_interleave(stride, 0).repeat_interleave(stride, 1)[: size[0], : size[1]]
     pixels = torch.where(mask, labels, 0).cpu().numpy()
     if not mask.equal(probability > config.foreground_threshold):
@@ -139,10 +141,18 @@ def enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return larger[0, :, : size[0], : size[1]]
 
 
-def _cluster(embedding: Tensor, cells: Tensor, grouping: RecurrentGrouping, config: DecodeConfig) -> Tensor:
+def _cluster(
+    embedding: Tensor,
+    cells: Tensor,
+    grouping: RecurrentGrouping,
+    config: DecodeConfig,
+    origin: tuple[int, int],
+) -> Tensor:
     """Cluster numbers `[h, w]` of the cells in the mask, 0 elsewhere."""
     if config.window > 0:
-        return stitch(cells, config.window, lambda part: _hard_labels(embedding, part, grouping, config))
+        return stitch(
+            cells, config.window, lambda part: _hard_labels(embedding, part, grouping, config), origin
+        )
     packed = pack(cells[None])
     clusters = torch.zeros_like(cells, dtype=torch.int64)
     clusters.view(-1)[packed.cell] = _hard_labels(embedding, packed, grouping, config) + 1

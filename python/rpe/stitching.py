@@ -22,7 +22,9 @@ _AGREEMENT = 0.5
 """Intersection over union, within the overlap of their windows, from which two clusters are one."""
 
 
-def stitch(cells: Tensor, window: int, label_points: Callable[[Packed], Tensor]) -> Tensor:
+def stitch(
+    cells: Tensor, window: int, label_points: Callable[[Packed], Tensor], origin: tuple[int, int] = (0, 0)
+) -> Tensor:
     """Cluster numbers `[h, w]`, 0 outside `cells`, from windows that overlap by half their side.
 
     Four grids of windows cover the plane, shifted by half a window in each direction. Every cell takes its
@@ -32,14 +34,15 @@ def stitch(cells: Tensor, window: int, label_points: Callable[[Packed], Tensor])
         cells: `[h, w]` bool.
         window: side of a window in cells, at least 2.
         label_points: clusters of packed points, numbered from 0 within each window.
+        origin: row and column of the first cell on the plane that the grids cover.
     """
     if not bool(cells.any()):
         return torch.zeros_like(cells, dtype=torch.int64)
     half = window // 2
     inside = cells.reshape(-1).cpu().numpy()
     clusters, owners, total = [], [], 0
-    for origin in ((0, 0), (0, half), (half, 0), (half, half)):
-        packed = pack(cells[None], window, origin)
+    for down, across in ((0, 0), (0, half), (half, 0), (half, half)):
+        packed = pack(cells[None], window, ((origin[0] + down) % window, (origin[1] + across) % window))
         owner = torch.repeat_interleave(
             torch.arange(len(packed.offsets) - 1), torch.diff(packed.offsets).cpu()
         )
@@ -50,20 +53,20 @@ def stitch(cells: Tensor, window: int, label_points: Callable[[Packed], Tensor])
         owners.append(owner[order].numpy())
         total += int(number.max()) + 1
     joined = _join(clusters, owners, total)
-    chosen = np.choose(_most_central(cells.shape[0], cells.shape[1], window)[inside], clusters)
+    chosen = np.choose(_most_central(cells.shape[0], cells.shape[1], window, origin)[inside], clusters)
     result = np.zeros(inside.shape, dtype=np.int64)
     result[inside] = joined[chosen] + 1
     return torch.from_numpy(result).view(cells.shape).to(cells.device)
 
 
-def _most_central(height: int, width: int, window: int) -> NDArray[np.int64]:
+def _most_central(height: int, width: int, window: int, origin: tuple[int, int]) -> NDArray[np.int64]:
     """`[h * w]` which of the four grids has the cell nearest to the middle of a window."""
 
-    def shifted(length: int) -> NDArray[np.int64]:
-        place = np.arange(length) % window + 0.5
+    def shifted(length: int, first: int) -> NDArray[np.int64]:
+        place = np.arange(first, first + length) % window + 0.5
         return (np.abs(place - window / 2) > window / 4).astype(np.int64)
 
-    return (2 * shifted(height)[:, None] + shifted(width)[None, :]).reshape(-1)
+    return (2 * shifted(height, origin[0])[:, None] + shifted(width, origin[1])[None, :]).reshape(-1)
 
 
 def _join(

@@ -97,12 +97,12 @@ def tile_sizes(core: int, context: int, quantum: int, window: int) -> tuple[int,
     Args:
         core: wanted side in pixels.
         context: pixels around a place that the network's output there may depend on.
-        quantum: pixels by which the network, or the grouping, may be shifted without a change.
-        window: side in pixels of the windows that are grouped one by one, 0 for none.
+        quantum: pixels by which the network may be shifted without a change.
+        window: side in pixels of the windows that are grouped one by one, 0 for none; their grid is that of the image
+            in every tile.
     """
-    step = math.lcm(quantum, max(1, window))
-    margin = math.ceil((context + window + SEAM) / step) * step
-    return max(1, round(core / step)) * step, margin
+    margin = math.ceil((context + window + SEAM) / quantum) * quantum
+    return max(1, round(core / quantum)) * quantum, margin
 
 
 def whole(height: int, width: int) -> Tile:

@@ -16,7 +16,9 @@ from rpe.config import DecodeConfig, ModelConfig
 from rpe.export import coco_objects
 from rpe.joining import TileJoiner
 from rpe.predict import Prediction
-from rpe.tiling import SEAM, tiles
+from rpe.stitching import _most_central, stitch
+from rpe.tiling import SEAM, tile_sizes, tiles
+from rpe.windows import Packed
 from seams import PALETTE, STRIDE, same_partition, seam_picture
 
 
@@ -43,7 +45,7 @@ def colour_predictor(window: int = 0, background: str = "head") -> Predictor:
 
 
 @pytest.mark.parametrize(("height", "width"), [(300, 331), (200, 64), (262, 400)])
-@pytest.mark.parametrize("window", [0, 8])
+@pytest.mark.parametrize("window", [0, 7, 8])
 def test_objects_across_every_seam_are_those_of_the_whole_image(
     height: int, width: int, window: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,6 +68,40 @@ def test_objects_across_every_seam_are_those_of_the_whole_image(
     np.testing.assert_allclose(np.sort(tiled.scores), np.sort(whole.scores), atol=1e-5)
     np.testing.assert_allclose(tiled.embedding, whole.embedding, atol=1e-6)
     assert predictor.predict(image, keep_embedding=False).embedding.size == 0
+
+
+def test_tiles_stay_small_whatever_the_windows_are() -> None:
+    """The windows' grid goes on from tile to tile: no common multiple of their side and the network's stride."""
+    for window in range(400):
+        core, margin = tile_sizes(1024, 128, 128, 2 * window)
+        assert core == 1024 and 0 <= margin - (128 + 2 * window + SEAM) < 128
+        assert margin % 128 == 0, "views begin where the network may be shifted to"
+
+
+@pytest.mark.parametrize("window", [6, 7])
+def test_a_part_of_an_image_has_the_windows_of_the_whole(window: int) -> None:
+    height, width = 40, 50
+    place = np.arange(height * width).reshape(height, width)
+
+    def windows(top: int, left: int) -> tuple[set[frozenset[int]], np.ndarray]:
+        """Those of the part that begins at a place, by the numbers of their cells in the whole; and which of the four
+        grids each cell is taken from."""
+        numbers, found = place[top:, left:], set()
+
+        def note(packed: Packed) -> torch.Tensor:
+            for cells in torch.tensor_split(packed.cell, packed.offsets[1:-1]):
+                found.add(frozenset(numbers.reshape(-1)[cells.numpy()].tolist()))
+            return torch.zeros(len(packed.cell), dtype=torch.int64)
+
+        stitch(torch.ones(numbers.shape, dtype=torch.bool), window, note, (top, left))
+        return found, _most_central(*numbers.shape, window, (top, left)).reshape(numbers.shape)
+
+    all_windows, all_grids = windows(0, 0)
+    for top, left in ((6, 0), (9, 13), (13, 18)):
+        found, grids = windows(top, left)
+        whole_ones = {cells for cells in found if len(cells) == window**2}
+        assert len(whole_ones) > 30 and whole_ones <= all_windows
+        np.testing.assert_array_equal(grids, all_grids[top:, left:])
 
 
 @pytest.mark.parametrize("window", [0, 8])

@@ -70,9 +70,10 @@ class ObjectMosaic:
         """Label map `[view]` of a tile, the sums of `values` `[C, view]` over its objects (by default of the
         probability of the foreground), and the objects' clusters."""
         embedding = output.embedding[0]
-        found = decode(embedding, self.task.foreground(output), tile.size, grouping, rules)
-        values = found.probability[None] if values is None else values
         stride = stride_of(embedding, tile.size)
+        origin = (tile.rows.first // stride, tile.columns.first // stride)
+        found = decode(embedding, self.task.foreground(output), tile.size, grouping, rules, origin)
+        values = found.probability[None] if values is None else values
         return found.labels, object_sums(found.labels, embedding, values, stride, tile), found.clusters
 
 
