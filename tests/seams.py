@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter
 
 STRIDE = 2
 """Side in pixels of the squares of one colour that pictures are made of."""
@@ -30,6 +31,19 @@ def seam_picture(height: int, width: int, core: int) -> torch.Tensor:
     speck = random.integers(0, [[colour.shape[0] - 1], [colour.shape[1] - 1]], (2, 200))
     colour[speck[0], speck[1]] = 5
     pixels = np.repeat(np.repeat(colour, STRIDE, 0), STRIDE, 1)[:height, :width]
+    return torch.cat([torch.zeros(1, 3), PALETTE])[torch.from_numpy(pixels)].permute(2, 0, 1).contiguous()
+
+
+def blob_picture(height: int, width: int, scale: float, seed: int) -> torch.Tensor:
+    """Ragged regions that touch, some black, about `scale` cells of 2 x 2 pixels wide; many are only a few pixels."""
+    random = np.random.default_rng(seed)
+    size = (-(-height // STRIDE), -(-width // STRIDE))
+    middle = random.random((max(4, int(size[0] * size[1] / scale**2)), 2)) * size
+    place = np.stack(np.mgrid[: size[0], : size[1]], axis=-1).astype(np.float64)
+    place += 1.5 * scale * gaussian_filter(random.standard_normal(place.shape), (2, 2, 0))
+    region = np.square(place[:, :, None] - middle).sum(axis=-1).argmin(axis=-1)
+    colour = random.integers(0, 8, len(middle)) * (random.random(len(middle)) < 0.8)
+    pixels = np.repeat(np.repeat(colour[region], STRIDE, 0), STRIDE, 1)[:height, :width]
     return torch.cat([torch.zeros(1, 3), PALETTE])[torch.from_numpy(pixels)].permute(2, 0, 1).contiguous()
 
 

@@ -7,6 +7,7 @@ inference time and without gradients; what the objects mean is not its business.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -32,6 +33,8 @@ _CORE_THRESHOLD = 0.5
 """Where none is set: probability from which a pixel lies inside an object."""
 _CORE_SHARE = 0.25
 """Cores below this share of the smallest object's pixels are no objects."""
+Region: TypeAlias = "tuple[slice, slice]"
+_EVERYWHERE = (slice(None), slice(None))
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +60,7 @@ def decode(
     grouping: RecurrentGrouping,
     config: DecodeConfig,
     origin: tuple[int, int] = (0, 0),
+    known: Region = _EVERYWHERE,
 ) -> Segmentation:
     """Group the embedding of one image into objects.
 
@@ -67,6 +71,8 @@ def decode(
         grouping: moves the points; `config.num_steps` and `config.tol` take the place of its own.
         config: thresholds and rules.
         origin: row and column, in cells, at which a part of a larger image begins there: windows lie on one grid.
+        known: rows and columns of that part outside of which objects may be cut off: those that leave it are kept,
+            however small they look.
 
     Returns:
         Label map and one score per object.
@@ -78,8 +84,8 @@ def decode(
     labels = clusters.repeat_interleave(stride, 0).repeat_interleave(stride, 1)[: size[0], : size[1]]
     pixels = torch.where(mask, labels, 0).cpu().numpy()
     if not mask.equal(probability > config.foreground_threshold):
-        pixels = grow(pixels, probability.cpu().numpy(), config)
-    objects, parts_of = clean(pixels, config)
+        pixels = grow(pixels, probability.cpu().numpy(), config, known)
+    objects, parts_of = clean(pixels, config, known)
     sums = object_sums(objects, embedding, probability[None], stride, whole(*size))
     confidence, centre = object_means(sums, 1)
     return Segmentation(objects, object_scores(confidence[:, 0], centre), parts_of, probability)
@@ -179,14 +185,18 @@ def _covering(mask: Tensor, stride: int) -> Tensor:
 
 
 def grow(
-    cores: NDArray[np.integer], probability: NDArray[np.floating], config: DecodeConfig
+    cores: NDArray[np.integer],
+    probability: NDArray[np.floating],
+    config: DecodeConfig,
+    known: Region = _EVERYWHERE,
 ) -> NDArray[np.integer]:
     """Objects `[H, W]` from their cores: each grows, in the order of falling probability, over the foreground. A part
     of the foreground without any core is an object of its own."""
     if config.connected:
         cores = planar_components(cores, background=0, connectivity=1)
-    size = np.bincount(cores.reshape(-1))
-    cores = np.where(size[cores] >= config.min_size * _CORE_SHARE, cores, 0)
+    kept = np.bincount(cores.reshape(-1)) >= config.min_size * _CORE_SHARE
+    kept[_leaving(cores, known)] = True
+    cores = np.where(kept[cores], cores, 0)
     foreground = probability > config.foreground_threshold
     parts = planar_components(foreground, connectivity=1)
     alone = np.ones(parts.max() + 1, dtype=bool)
@@ -195,14 +205,18 @@ def grow(
     return np.asarray(watershed(-probability, markers, mask=foreground))
 
 
-def clean(pixels: NDArray[np.integer], config: DecodeConfig) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+def clean(
+    pixels: NDArray[np.integer], config: DecodeConfig, known: Region = _EVERYWHERE
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Cut clusters `[H, W]` in the plane, drop objects below the minimum size, close the holes they leave, number the
-    rest: label map, and the cluster `[K]` of each object."""
+    rest: label map, and the cluster `[K]` of each object. How large those are that leave what is known shows when all
+    tiles are joined."""
     objects = planar_components(pixels, background=0, connectivity=1) if config.connected else pixels
     sizes = np.bincount(objects.reshape(-1))
     cluster = np.zeros(len(sizes), dtype=np.int64)
     cluster[objects] = pixels
     too_small = sizes < config.min_size
+    too_small[_leaving(objects, known)] = False
     too_small[0] = False
     if too_small.any():
         fragments = too_small[objects]
@@ -211,3 +225,10 @@ def clean(pixels: NDArray[np.integer], config: DecodeConfig) -> tuple[NDArray[np
     kept, dense = np.unique(objects, return_inverse=True)
     labels = dense.reshape(objects.shape).astype(np.int32)
     return (labels, cluster[kept[1:]]) if kept[0] == 0 else (labels + 1, cluster[kept])
+
+
+def _leaving(labels: NDArray[np.integer], known: Region) -> NDArray[np.integer]:
+    """Labels of `[H, W]` with pixels outside a region."""
+    outside = np.ones(labels.shape, dtype=bool)
+    outside[known] = False
+    return np.unique(labels[outside])

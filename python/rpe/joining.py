@@ -1,14 +1,15 @@
 """Objects of a large image from those of its tiles.
 
-Objects of neighbouring tiles are one where they agree on a strip along the seam, which both tiles see with more image
-around it; so no object is cut. Clusters, of which an object is a part that hangs together, are one where objects of
-theirs are. Memory is that of the strips along one row of tiles, and of what is counted for each
+Objects of neighbouring tiles are one where they agree on a strip along the seam, or around the corner at which tiles
+touch, which both tiles see with more image around it; so no object is cut. Both must have pixels in the cores of their
+tiles: what lies outside, another tile sees better. Clusters, of which an object is a part that hangs together, are one
+where objects of theirs are. Memory is that of the strips along two rows of tiles, and of what is counted for each
 object. What a tile's objects are is the caller's business, where tiles lie that of `tiling.py`.
 """
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +22,21 @@ Labels: TypeAlias = NDArray[np.int64]
 
 _AGREEMENT = 0.5
 """Share of the smaller of two objects, within the strip, from which they are one. Not of their union: a tile may see
-two arms of an object that meet in the next one."""
+two arms of an object that meet in the next one. Those without a pixel in a core join nothing, and their clusters where
+it is their union's share."""
 _ROWS = 256
 """Rows of the label map that are renumbered at once."""
+
+
+class _Strip(NamedTuple):
+    """What a tile sees along its lower seam, from corner to corner."""
+
+    first: int
+    labels: Labels
+
+    def over(self, columns: slice) -> Labels:
+        """The part over some columns of the image."""
+        return self.labels[:, columns.start - self.first : columns.stop - self.first]
 
 
 class ObjectJoiner:
@@ -43,7 +56,8 @@ class ObjectJoiner:
         self._links: list[Labels] = [np.zeros((2, 0), dtype=np.int64)]
         self._mates: list[Labels] = [np.zeros((2, 0), dtype=np.int64)]
         self._left: Labels | None = None
-        self._above: dict[int, Labels] = {}
+        self._above: list[_Strip] = []
+        self._below: list[_Strip] = []
 
     def add(
         self, tile: Tile, labels: NDArray[np.integer], sums: NDArray[np.float64], clusters: Labels
@@ -60,23 +74,14 @@ class ObjectJoiner:
             `[core]` number of each pixel's part, counted from 1 over all tiles, 0 = background.
         """
         numbers = np.where(labels > 0, labels.astype(np.int64) + self._count, 0)
-        rows, columns = tile.core
         core = numbers[tile.core_in_view]
         self._measure(core, tile, len(sums))
+        has_core = np.append(False, self._pixels[-1] > 0)
+        self._compare(np.where(has_core[labels], numbers, -numbers), tile)
         _, first, cluster = np.unique(clusters, return_index=True, return_inverse=True)
         self._mates.append(1 + self._count + np.stack([np.arange(len(sums)), first[cluster]]))
         self._count += len(sums)
         self._sums.append(sums)
-        if rows.start > 0:
-            strip = numbers[tile.inner(_along(rows.start, self.height), columns)]
-            self._link(self._above[columns.start], strip)
-        if columns.start > 0 and self._left is not None:
-            self._link(self._left, numbers[tile.inner(rows, _along(columns.start, self.width))])
-        if rows.stop < self.height:
-            self._above[columns.start] = numbers[tile.inner(_along(rows.stop, self.height), columns)].copy()
-        self._left = None
-        if columns.stop < self.width:
-            self._left = numbers[tile.inner(rows, _along(columns.stop, self.width))].copy()
         return core
 
     def join(
@@ -124,12 +129,37 @@ class ObjectJoiner:
         row, column = place // width + tile.rows.start, place % width + tile.columns.start
         self._first.append(np.where(place < 0, self.height * self.width, row * self.width + column)[1:])
 
+    def _compare(self, seen: Labels, tile: Tile) -> None:
+        """Link the parts that a tile sees with those of the tiles before it; parts without a pixel in its core are
+        negative."""
+        rows, columns = tile.core
+        if columns.start == 0:
+            self._above, self._below, self._left = self._below, [], None
+        before, after = _along(columns.start, self.width), _along(columns.stop, self.width)
+        if rows.start > 0:
+            seam, place = _along(rows.start, self.height), len(self._below)
+            for above, shared in zip(
+                self._above[max(0, place - 1) : place + 2],
+                (before, columns, after)[place == 0 :],
+                strict=False,
+            ):
+                self._link(above.over(shared), seen[tile.inner(seam, shared)])
+        if self._left is not None:
+            self._link(self._left, seen[tile.inner(rows, before)])
+        wide = slice(before.start, after.stop)
+        below = seen[tile.inner(_along(rows.stop, self.height), wide)]
+        self._below.append(_Strip(wide.start, below.copy()))
+        self._left = seen[tile.inner(rows, after)].copy()
+
     def _link(self, one: Labels, other: Labels) -> None:
-        """Link the objects of two tiles that agree on a strip that both see."""
-        both = (one > 0) & (other > 0)
+        """Link the parts of two tiles that agree on what both see."""
+        both = (one != 0) & (other != 0)
         pairs, shared = np.unique(np.stack([one[both], other[both]]), axis=1, return_counts=True)
-        smaller = np.minimum(_sizes(one, pairs[0]), _sizes(other, pairs[1]))
-        self._links.append(pairs[:, shared >= _AGREEMENT * smaller])
+        sizes = np.stack([_sizes(one, pairs[0]), _sizes(other, pairs[1])])
+        have_cores = (pairs > 0).all(axis=0)
+        self._links.append(pairs[:, have_cores & (shared >= _AGREEMENT * sizes.min(axis=0))])
+        same = shared > _AGREEMENT * (sizes.sum(axis=0) - shared)
+        self._mates.append(np.abs(pairs[:, ~have_cores & same]))
 
 
 class TileJoiner(ObjectJoiner):

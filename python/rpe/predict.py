@@ -269,8 +269,8 @@ def load(
         config = replace(config, backend="auto")  # the backend it was trained with does not run here
     if decode:
         rules = {**to_mapping(config)["decode"], **decode}
-        rules = from_mapping(DecodeConfig, rules, source="decode", prefix="decode.")
-        config = replace(config, decode=rules)
+        chosen = from_mapping(DecodeConfig, rules, source="decode", prefix="decode.")
+        config = replace(config, decode=chosen)
         check_limits(config)
     try:
         model = build_model(config, backbone)

@@ -50,6 +50,16 @@ class Tile(NamedTuple):
         """Rows and columns of the view that are this tile's own."""
         return self.inner(*self.core)
 
+    @property
+    def known(self) -> tuple[slice, slice]:
+        """Rows and columns of the view that show what the whole image would: the core and the strips along its
+        seams."""
+        rows, columns = (
+            slice(max(span.first, span.start - SEAM), min(span.last, span.stop + SEAM))
+            for span in (self.rows, self.columns)
+        )
+        return self.inner(rows, columns)
+
     def inner(self, rows: slice, columns: slice) -> tuple[slice, slice]:
         """Rows and columns of the image as those of the view."""
         top, left = self.rows.first, self.columns.first

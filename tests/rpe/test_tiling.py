@@ -19,7 +19,7 @@ from rpe.predict import Prediction
 from rpe.stitching import _most_central, stitch
 from rpe.tiling import SEAM, tile_sizes, tiles
 from rpe.windows import Packed
-from seams import PALETTE, STRIDE, same_partition, seam_picture
+from seams import PALETTE, STRIDE, blob_picture, same_partition, seam_picture
 
 
 class Colours(nn.Module):
@@ -140,6 +140,52 @@ def test_parts_of_a_cluster_that_reach_no_seam_go_with_it() -> None:
         joiner.add(tile, np.where(seen > 0, dense, 0), np.ones((len(present), 1)), cluster[present])
     number, _ = joiner.join(0, without_largest=True)
     np.testing.assert_array_equal(number[joiner.labels], picture == 4)
+
+
+@pytest.mark.parametrize("scale", [1.4, 2, 5])
+def test_touching_objects_of_any_shape_are_those_of_the_whole_image(
+    scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a tile sees but the tip of an object: what seems too small there is not given to its neighbour."""
+    predictor = colour_predictor()
+    images = [blob_picture(100, 116, scale, seed) for seed in range(6)]
+    wholes = [predictor.predict(image) for image in images]
+    monkeypatch.setattr(predict_module, "_TILE", 32)
+    monkeypatch.setattr(predict_module, "_CONTEXT", 4)
+    assert len(predictor._parts(100, 116)) == 16
+    for image, whole in zip(images, wholes, strict=True):
+        tiled = predictor.predict(image)
+        assert len(tiled.scores) == len(whole.scores) > 5
+        assert same_partition(tiled.labels, whole.labels)
+
+
+def test_a_part_without_core_pixels_joins_nothing() -> None:
+    """The left tile sees one object beyond the seam where the right one, whose place it is, sees two."""
+    left, right = tiles(40, 128, 64, 20)
+    joiner, picture = TileJoiner(40, 128), np.zeros((40, 128), dtype=np.int64)
+    picture[4:12, 66:76], picture[4:12, 76:86] = 1, 2
+    joiner.add(left, *_numbered(np.minimum(picture, 1)[left.view]))
+    joiner.add(right, *_numbered(picture[right.view]))
+    labels, sums = joiner.finish(0)
+    assert same_partition(labels, picture) and len(sums) == 2
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_objects_that_touch_along_a_corner_alone_are_one(turned: bool) -> None:
+    """Where four tiles meet: the two others see the object too, and none of it is theirs."""
+    picture = np.zeros((128, 128), dtype=np.int64)
+    picture[56:64, 56:64] = picture[64:70, 64:70] = 1
+    picture[20:24, 20:24], picture[100:104, 100:104] = 2, 3
+    picture = picture[:, ::-1] if turned else picture
+    joiner = TileJoiner(128, 128)
+    parts = tiles(128, 128, 64, 20)
+    assert len(parts) == 4
+    for tile in parts:
+        labels, place = np.unique(picture[tile.view], return_inverse=True)
+        count = len(labels) - 1
+        joiner.add(tile, place.reshape(tile.size), np.ones((count, 1)), np.arange(count))
+    labels, sums = joiner.finish(0)
+    assert same_partition(labels, picture) and len(sums) == 3
 
 
 def test_joining_follows_agreement_not_touch() -> None:

@@ -72,7 +72,9 @@ class ObjectMosaic:
         embedding = output.embedding[0]
         stride = stride_of(embedding, tile.size)
         origin = (tile.rows.first // stride, tile.columns.first // stride)
-        found = decode(embedding, self.task.foreground(output), tile.size, grouping, rules, origin)
+        found = decode(
+            embedding, self.task.foreground(output), tile.size, grouping, rules, origin, tile.known
+        )
         values = found.probability[None] if values is None else values
         return found.labels, object_sums(found.labels, embedding, values, stride, tile), found.clusters
 
