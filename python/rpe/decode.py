@@ -109,7 +109,7 @@ def trajectory(
     cells = _covering(mask, stride)
     packed = pack(cells[None], config.window)
     maps = []
-    for points in grouping(packed.rows(embedding[None]), packed.offsets, config.num_steps, config.tol):
+    for points in _moved(embedding, packed, grouping, config):
         filled = torch.full((cells.numel(), points.shape[1]), torch.nan, device=points.device)
         filled[packed.cell] = points
         maps.append(filled.T.reshape(embedding.shape))
@@ -169,10 +169,19 @@ def _hard_labels(
     embedding: Tensor, packed: Packed, grouping: RecurrentGrouping, config: DecodeConfig
 ) -> Tensor:
     """`[T]` cluster of each packed point, numbered from 0 within its window."""
-    points = grouping(packed.rows(embedding[None]), packed.offsets, config.num_steps, config.tol)[-1]
+    points = _moved(embedding, packed, grouping, config)[-1]
     return rpe_ops.connected_components(
         points, threshold=config.threshold, offsets=packed.offsets, backend=grouping.backend
     )
+
+
+def _moved(
+    embedding: Tensor, packed: Packed, grouping: RecurrentGrouping, config: DecodeConfig
+) -> list[Tensor]:
+    """Packed points `[T, D]` before grouping and after each step."""
+    rules = {} if config.tol is None else {"tol": config.tol}  # a grouping of one's own need not know it
+    moved: list[Tensor] = grouping(packed.rows(embedding[None]), packed.offsets, config.num_steps, **rules)
+    return moved
 
 
 def _covering(mask: Tensor, stride: int) -> Tensor:

@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+import rpe_ops
 from rpe import tasks
 from rpe.config import DecodeConfig
-from rpe.decode import decode
+from rpe.decode import decode, trajectory
 from rpe.grouping import RecurrentGrouping
 from rpe.model import Output
 
@@ -174,3 +175,22 @@ def test_the_tolerance_of_inference_changes_no_label(kappa: float) -> None:
         labels.append(decode(embedding, foreground, label.shape, grouping, DecodeConfig(window=0)).labels)
     assert labels[0].max() > 5
     assert np.array_equal(*labels)
+
+
+@pytest.mark.parametrize("tol", [None, 0.0, 0.2])
+def test_the_tolerance_of_decoding_takes_the_place_of_the_groupings(
+    tol: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    mean_shift = rpe_ops.mean_shift
+
+    def note(*arguments, **options):
+        asked.append(options["tol"])
+        return mean_shift(*arguments, **options)
+
+    monkeypatch.setattr(rpe_ops, "mean_shift", note)
+    embedding = F.normalize(torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(0)), dim=0)
+    rules = DecodeConfig(background="none", min_size=1, tol=tol)
+    decode(embedding, None, (6, 6), RecurrentGrouping(2, kappa=9.0, tol=0.05).eval(), rules)
+    trajectory(embedding, None, (6, 6), RecurrentGrouping(2, kappa=9.0, tol=0.05).eval(), rules)
+    assert asked == [0.05 if tol is None else tol] * 2
