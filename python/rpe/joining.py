@@ -2,9 +2,10 @@
 
 Objects of neighbouring tiles are one where they agree on a strip along the seam, or around the corner at which tiles
 touch, which both tiles see with more image around it; so no object is cut. Both must have pixels in the cores of their
-tiles: what lies outside, another tile sees better. Clusters, of which an object is a part that hangs together, are one
-where objects of theirs are. Memory is that of the strips along two rows of tiles, and of what is counted for each
-object. What a tile's objects are is the caller's business, where tiles lie that of `tiling.py`.
+tiles, for what lies outside another tile sees better; where objects hang together, what they share lies in both cores.
+Clusters, of which an object is a part that hangs together, are one where objects of theirs are. Memory is that of the
+strips along two rows of tiles, and of what is counted for each object. What a tile's objects are is the caller's
+business, where tiles lie that of `tiling.py`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ _ROWS = 256
 class _Strip(NamedTuple):
     """What a tile sees along its lower seam, from corner to corner."""
 
+    core: slice
+    """The tile's own columns."""
     first: int
+    """First column of the labels."""
     labels: Labels
 
     def over(self, columns: slice) -> Labels:
@@ -45,10 +49,11 @@ class ObjectJoiner:
     Args:
         height: of the image.
         width: of the image.
+        connected: objects hang together in the plane: one that lies in the cores of two tiles crosses their seam.
     """
 
-    def __init__(self, height: int, width: int) -> None:
-        self.height, self.width = height, width
+    def __init__(self, height: int, width: int, connected: bool = True) -> None:
+        self.height, self.width, self.connected = height, width, connected
         self._count = 0
         self._pixels: list[Labels] = [np.zeros(1, dtype=np.int64)]
         self._first: list[Labels] = [np.zeros(1, dtype=np.int64)]
@@ -143,21 +148,35 @@ class ObjectJoiner:
                 (before, columns, after)[place == 0 :],
                 strict=False,
             ):
-                self._link(above.over(shared), seen[tile.inner(seam, shared)])
+                here = np.zeros((seam.stop - seam.start, shared.stop - shared.start), dtype=bool)
+                here[rows.start - seam.start :, _within(columns, shared)] = True
+                there = np.zeros_like(here)
+                there[: rows.start - seam.start, _within(above.core, shared)] = True
+                self._link(above.over(shared), seen[tile.inner(seam, shared)], there, here)
         if self._left is not None:
-            self._link(self._left, seen[tile.inner(rows, before)])
+            here = np.zeros(self._left.shape, dtype=bool)
+            here[:, columns.start - before.start :] = True
+            self._link(self._left, seen[tile.inner(rows, before)], ~here, here)
         wide = slice(before.start, after.stop)
         below = seen[tile.inner(_along(rows.stop, self.height), wide)]
-        self._below.append(_Strip(wide.start, below.copy()))
+        self._below.append(_Strip(columns, wide.start, below.copy()))
         self._left = seen[tile.inner(rows, after)].copy()
 
-    def _link(self, one: Labels, other: Labels) -> None:
-        """Link the parts of two tiles that agree on what both see."""
+    def _link(
+        self, one: Labels, other: Labels, in_one: NDArray[np.bool_], in_other: NDArray[np.bool_]
+    ) -> None:
+        """Link the parts of two tiles that agree on what both see; with masks of the cores of the two."""
         both = (one != 0) & (other != 0)
-        pairs, shared = np.unique(np.stack([one[both], other[both]]), axis=1, return_counts=True)
+        pairs, pair, shared = np.unique(
+            np.stack([one[both], other[both]]), axis=1, return_inverse=True, return_counts=True
+        )
         sizes = np.stack([_sizes(one, pairs[0]), _sizes(other, pairs[1])])
         have_cores = (pairs > 0).all(axis=0)
-        self._links.append(pairs[:, have_cores & (shared >= _AGREEMENT * sizes.min(axis=0))])
+        agree = have_cores & (shared >= _AGREEMENT * sizes.min(axis=0))
+        if self.connected:
+            for core in (in_one, in_other):
+                agree &= np.bincount(pair.reshape(-1), core[both], len(shared)) > 0
+        self._links.append(pairs[:, agree])
         same = shared > _AGREEMENT * (sizes.sum(axis=0) - shared)
         self._mates.append(np.abs(pairs[:, ~have_cores & same]))
 
@@ -165,8 +184,8 @@ class ObjectJoiner:
 class TileJoiner(ObjectJoiner):
     """The label map of an image, tile by tile; every pixel takes its label from the tile in whose core it lies."""
 
-    def __init__(self, height: int, width: int) -> None:
-        super().__init__(height, width)
+    def __init__(self, height: int, width: int, connected: bool = True) -> None:
+        super().__init__(height, width, connected)
         self.labels = np.zeros((height, width), dtype=np.int32)
 
     def add(
@@ -196,6 +215,11 @@ def _components(links: Labels, total: int) -> Labels:
 def _along(seam: int, length: int) -> slice:
     """The strip around a seam."""
     return slice(max(0, seam - SEAM), min(length, seam + SEAM))
+
+
+def _within(part: slice, whole: slice) -> slice:
+    """Where one run of columns lies in another one."""
+    return slice(max(0, part.start - whole.start), max(0, part.stop - whole.start))
 
 
 def _sizes(labels: Labels, wanted: Labels) -> Labels:

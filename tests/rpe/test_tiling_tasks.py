@@ -93,13 +93,30 @@ def touching_pairs(height: int, width: int) -> tuple[torch.Tensor, np.ndarray]:
         for column in range(6, width - 50, 58):
             label[row : row + 30, column : column + 24] = label.max() + 1
             label[row : row + 30, column + 24 : column + 48] = label.max() + 1
+    return with_rims(label), label
+
+
+def touching_cells(height: int, width: int, seed: int) -> torch.Tensor:
+    """A plane of white cells of some 12 pixels with darker rims, a quarter of them missing."""
+    random = np.random.default_rng(seed)
+    size = (height // STRIDE, width // STRIDE)
+    middle = random.random((size[0] * size[1] // 36, 2)) * size
+    place = np.stack(np.mgrid[: size[0], : size[1]], axis=-1)
+    cell = np.square(place[:, :, None] - middle).sum(axis=-1).argmin(axis=-1)
+    label = np.where(random.random(len(middle))[cell] < 0.25, 0, cell + 1)
+    return with_rims(np.repeat(np.repeat(label, STRIDE, 0), STRIDE, 1))
+
+
+def with_rims(label: np.ndarray) -> torch.Tensor:
+    """An image of objects that are white inside and darker within a cell of another one."""
+    height, width = label.shape
     padded = np.pad(label, STRIDE)
     inside = label > 0
     for down, across in ((0, 1), (2, 1), (1, 0), (1, 2)):
         down, across = down * STRIDE, across * STRIDE
         inside &= padded[down : down + height, across : across + width] == label
     shade = np.where(inside, 1.0, np.where(label > 0, SHADE, 0.0)).astype(np.float32)
-    return torch.from_numpy(shade).expand(3, -1, -1).contiguous(), label
+    return torch.from_numpy(shade).expand(3, -1, -1).contiguous()
 
 
 @pytest.mark.parametrize(("name", "window"), [*((name, 0) for name in TASKS), ("instance with a core", 8)])
@@ -152,6 +169,23 @@ def test_the_largest_cluster_is_left_out_of_every_label_map(monkeypatch: pytest.
     assert len(found.scores) == len(every.scores) - 1
     missing = every.masks()[~np.isin(every.masks().sum((1, 2)), found.masks().sum((1, 2)))]
     assert len(missing) == 1 and missing.sum() == every.masks().sum((1, 2)).max()
+
+
+def test_cells_that_grow_against_each_other_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On flat rims a tile and the whole image may part neighbours by a pixel otherwise: that must join nothing."""
+    model = predictor("instance with a core")
+    images = [touching_cells(150, 170, seed) for seed in range(3)]
+    wholes = [model.predict(image).labels for image in images]
+    monkeypatch.setattr(predict_module, "_TILE", 32)
+    monkeypatch.setattr(predict_module, "_CONTEXT", 4)
+    assert len(model._parts(150, 170)) == 30
+    for image, whole in zip(images, wholes, strict=True):
+        tiled = model.predict(image).labels
+        assert whole.max() > 100 and tiled.max() == whole.max()
+        shared = np.zeros((whole.max() + 1, whole.max() + 1), dtype=np.int64)
+        np.add.at(shared, (whole.reshape(-1), tiled.reshape(-1)), 1)
+        either = shared.sum(axis=0) + shared.sum(axis=1, keepdims=True) - shared
+        assert ((shared / either)[1:, 1:].max(axis=1) > 0.5).all()
 
 
 WIDTH, LOW, HIGH = 256, 512, 2048

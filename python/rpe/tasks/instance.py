@@ -86,7 +86,7 @@ class InstanceMosaic(ObjectMosaic):
         self, task: Task, size: tuple[int, int], grouping: RecurrentGrouping, rules: DecodeConfig
     ) -> None:
         super().__init__(task, size, grouping, rules)
-        self._joiner = TileJoiner(*size)
+        self._joiner = TileJoiner(*size, rules.connected)
 
     def add(self, tile: Tile, output: Output) -> None:
         self.add_objects(tile, output, None)

@@ -64,7 +64,7 @@ class ProposalsMosaic(ObjectMosaic):
         super().__init__(task, size, grouping, rules)
         kappas = rules.kappas or (float(grouping.kappa),)
         thresholds = rules.thresholds or (rules.threshold,)
-        self._joiners = {pair: ObjectJoiner(*size) for pair in product(kappas, thresholds)}
+        self._joiners = {pair: ObjectJoiner(*size, rules.connected) for pair in product(kappas, thresholds)}
         self._parts: dict[tuple[float, float], list[RunLength]] = {pair: [] for pair in self._joiners}
 
     def add(self, tile: Tile, output: Output) -> None:
