@@ -73,7 +73,7 @@ for device in ("cpu", "cuda"):
         assert leaf.grad.isfinite().all(), backend
         print(f"{device} {backend}: {time.perf_counter() - start:.1f} s")
 from rpe_ops.backends import cuda
-if cuda.unavailable_reason("cuda") is None:
+if rpe_ops.available_backends("cuda")["cuda"] is None:
     import json, os, sys
     with open(os.path.join(sys.argv[1], "cuda_kernels_on_this_gpu.json"), "w") as file:
         json.dump({"gpu": torch.cuda.get_device_name(), "kernels": cuda.loader.load().kernel_resources()}, file, indent=1)

@@ -20,9 +20,9 @@ from rpe_ops.backends import BACKENDS
 PREFERENCE: dict[str, tuple[str, ...]] = {"cpu": ("cpu", "torch"), "cuda": ("triton", "cuda", "torch")}
 
 
-def unavailable_reason(backend: str, device_type: str) -> str | None:
-    """None where `backend` can serve tensors on `device_type`, else the reason in one sentence. Builds nothing."""
-    reason: str | None = backends.package(backend).unavailable_reason(device_type)
+def unavailable_reason(backend: str, device: torch.device) -> str | None:
+    """None where `backend` can serve tensors on `device`, else the reason in one sentence. Builds nothing."""
+    reason: str | None = backends.package(backend).unavailable_reason(device)
     return reason
 
 
@@ -30,7 +30,8 @@ def available_backends(device: torch.device | str | None = None) -> dict[str, st
     """Which backends can run, and why the others cannot.
 
     Args:
-        device: the device the tensors are on; default: the GPU if PyTorch sees one, else the CPU.
+        device: the device the tensors are on, `"cuda"` for the current GPU; default: that if PyTorch sees one, else
+            the CPU.
 
     Returns:
         `{name: None or the reason it cannot run}`, one entry for each backend. Nothing is built: a native backend that
@@ -43,8 +44,8 @@ def available_backends(device: torch.device | str | None = None) -> dict[str, st
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    device_type = parsed_device("available_backends", device).type
-    return {name: unavailable_reason(name, device_type) for name in BACKENDS}
+    parsed = parsed_device("available_backends", device)
+    return {name: unavailable_reason(name, parsed) for name in BACKENDS}
 
 
 def parsed_device(function: str, device: torch.device | str) -> torch.device:
@@ -77,33 +78,31 @@ def resolve_for(function: str, backend: str, rows: Tensor) -> str:
     """The name of the backend that serves `rows [.., D]`; see `resolve`."""
     # D is always a number for torch.compile too: kernels and backends are chosen by it
     dim = operator.index(rows.shape[-1])
-    return resolve(function, backend, rows.device.type, rows.dtype, dim)
+    return resolve(function, backend, rows.device, rows.dtype, dim)
 
 
-def resolve(function: str, backend: str, device_type: str, dtype: torch.dtype, dim: int) -> str:
-    """The name of the backend that serves rows of this dtype and width, built and loaded.
+def resolve(function: str, backend: str, device: torch.device, dtype: torch.dtype, dim: int) -> str:
+    """The name of the backend that serves rows of this dtype and width on this device, built and loaded.
 
     Raises:
         ValueError: no backend has this name.
         RuntimeError: an explicitly chosen backend cannot run here; the message lists every backend's reason.
     """
     if backend == "auto":
-        for name in PREFERENCE.get(device_type, ("torch",)):
+        for name in PREFERENCE.get(device.type, ("torch",)):
             if _unsupported_reason(name, dtype, dim) is not None:
                 continue
-            obstacle = _obstacle(name, device_type)
+            obstacle = _obstacle(name, device)
             if obstacle is None:
                 return name
             _warn_once(name, obstacle)
     check_name(function, backend)
-    obstacle = _obstacle(backend, device_type) or _unsupported_reason(backend, dtype, dim)
+    obstacle = _obstacle(backend, device) or _unsupported_reason(backend, dtype, dim)
     if obstacle is None:
         return backend
-    others = "; ".join(
-        f"{name}: {why or 'available'}" for name, why in available_backends(device_type).items()
-    )
+    others = "; ".join(f"{name}: {why or 'available'}" for name, why in available_backends(device).items())
     raise RuntimeError(
-        f"{function}: backend {backend!r} cannot run on {device_type} tensors: {obstacle}\n"
+        f"{function}: backend {backend!r} cannot run on {device} tensors: {obstacle}\n"
         f'Use backend="auto", or one that is available ({others})'
     )
 
@@ -150,18 +149,17 @@ def _unsupported_reason(backend: str, dtype: torch.dtype, dim: int) -> str | Non
 
 
 @functools.cache
-def _obstacle(backend: str, device_type: str) -> str | None:
-    """None once `backend` is built and loaded for this device, else why it is not. Asked once per process."""
-    reason = unavailable_reason(backend, device_type)
-    if reason is not None:
-        return reason
+def _obstacle(backend: str, device: torch.device) -> str | None:
+    """None once `backend` is built and loaded for this device, else why it is not. Asked once in a process."""
+    reason = unavailable_reason(backend, device)
     prepare = getattr(backends.package(backend), "prepare", None)
-    if prepare is not None:
-        try:
-            prepare()
-        except Exception as error:  # whatever a compiler or a loader raises becomes a reason
-            return str(error)
-    return None
+    if reason is not None or prepare is None:
+        return reason
+    try:
+        prepare()
+    except Exception as error:  # whatever a compiler or a loader raises becomes a reason
+        return str(error)
+    return unavailable_reason(backend, device)  # what was loaded may be for another GPU
 
 
 @functools.cache

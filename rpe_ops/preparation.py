@@ -45,7 +45,7 @@ def warmup(
     validate.floating_dtype(function, dtype)
     dispatch.check_name(function, backend)
     if device is None:
-        served = backend == "auto" or dispatch.unavailable_reason(backend, "cuda") is None
+        served = backend == "auto" or dispatch.unavailable_reason(backend, torch.device("cuda")) is None
         device = "cuda" if torch.cuda.is_available() and served else "cpu"
     device = dispatch.usable_device(function, device)
     start = time.perf_counter()

@@ -27,9 +27,9 @@ def serve() -> None:
     package.prepare()
 
 
-def unavailable_reason(device_type: str) -> str | None:
+def unavailable_reason(device: torch.device) -> str | None:
     """The emulated device serves CPU tensors."""
-    return None if device_type == "cpu" else f"is emulated on the CPU, these tensors are on {device_type}"
+    return None if device.type == "cpu" else f"is emulated on the CPU, these tensors are on {device.type}"
 
 
 def make_recipe(csrc: Path | None = None) -> build.Recipe:

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from rpe_ops import settings
 from rpe_ops.backends import native
@@ -315,9 +316,9 @@ def test_without_compiler_the_backend_is_unavailable_with_the_reason(monkeypatch
     monkeypatch.setattr(loader, "_module", None)
     monkeypatch.setattr(loader, "_failure", None)
     monkeypatch.setattr(loader, "prebuilt", lambda: None)
-    assert native.unavailable_reason("cpu") == build.obstacle()
+    assert native.unavailable_reason(torch.device("cpu")) == build.obstacle()
     assert native.describe()["state"].startswith("cannot run")
-    assert "cuda" in str(native.unavailable_reason("cuda"))
+    assert "cuda" in str(native.unavailable_reason(torch.device("cuda")))
     with pytest.raises(build.BuildError) as first:
         loader.load()
     with pytest.raises(build.BuildError) as second:

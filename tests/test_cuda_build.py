@@ -169,7 +169,7 @@ def test_another_major_version_than_torchs_is_a_reason(bare, tmp_path):
 def test_a_torch_without_cuda_is_a_reason(bare):
     bare.setattr(torch.version, "cuda", None)
     assert cuda.obstacle() == "this PyTorch is built without CUDA"
-    assert "without CUDA" in str(backend.unavailable_reason("cuda"))
+    assert "without CUDA" in str(backend.unavailable_reason(torch.device("cuda")))
     assert "without CUDA" in backend.describe()["state"]
 
 
@@ -352,11 +352,11 @@ def test_the_backend_has_a_reason_for_everything(bare, gpu, words):
     bare.setattr(torch.cuda, "is_available", lambda: gpu is not None)
     bare.setattr(torch.cuda, "get_device_capability", lambda *_: gpu)
     bare.setattr(backend, "loader", Loader(cuda.EXTENSION))
-    assert "these tensors are on cpu" in str(backend.unavailable_reason("cpu"))
-    assert words in str(backend.unavailable_reason("cuda"))
+    assert "these tensors are on cpu" in str(backend.unavailable_reason(torch.device("cpu")))
+    assert words in str(backend.unavailable_reason(torch.device("cuda")))
     assert words in backend.describe()["state"]
     bare.setattr(torch.version, "hip", "6.0")
-    assert "AMD" in str(backend.unavailable_reason("cuda"))
+    assert "AMD" in str(backend.unavailable_reason(torch.device("cuda")))
 
 
 def test_the_backend_serves_what_the_kernels_compute():

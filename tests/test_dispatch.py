@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import rpe_ops
-from rpe_ops import backends, dispatch
+from rpe_ops import backends, dispatch, settings
+from rpe_ops.backends import cuda, triton
 
 NAMES = ["reference", "torch", "cpu", "triton", "cuda"]
 ROWS = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
@@ -135,7 +136,7 @@ def test_a_failed_build_warns_once_and_the_next_backend_serves(monkeypatch, forg
     def fail() -> None:
         raise RuntimeError("kernel.cpp:7: error: expected ';'. Install a C++17 compiler")
 
-    broken = SimpleNamespace(unavailable_reason=lambda device_type: None, prepare=fail)
+    broken = SimpleNamespace(unavailable_reason=lambda device: None, prepare=fail)
     monkeypatch.setitem(sys.modules, "broken_backend", broken)
     monkeypatch.setitem(dispatch.BACKENDS, "cpu", "broken_backend")
     with pytest.warns(RuntimeWarning, match="expected ';'. Install a C[+][+]17 compiler") as caught:
@@ -155,6 +156,62 @@ def test_adding_a_backend_is_one_line(monkeypatch, forgetful, served):
     assert rpe_ops.available_backends("cpu")["another"] is None
     rpe_ops.pairwise_loss(ROWS, LABEL, backend="another")
     assert served == ["another"]
+
+
+@pytest.fixture
+def two_gpus(monkeypatch, forgetful):
+    """PyTorch as it is with two GPUs of compute capability 9.0 and 7.5, the second one current, and Triton."""
+    capabilities = {0: (9, 0), 1: (7, 5)}
+
+    def capability(device: torch.device) -> tuple[int, int]:
+        return capabilities[1 if device.index is None else device.index]
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", capability)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(triton, "_package_reason", lambda: None)
+    monkeypatch.setattr(settings, "triton_interprets", lambda: False)
+    monkeypatch.setattr(
+        cuda,
+        "loader",
+        SimpleNamespace(load=lambda: None, unavailable_reason=lambda: None, architectures=lambda: "9.0"),
+    )
+    return capabilities
+
+
+def test_each_gpu_is_asked_for_itself(two_gpus):
+    def served(device: str) -> str:
+        return dispatch.resolve("mean_shift", "auto", torch.device(device), torch.float32, 8)
+
+    assert served("cuda:0") == "triton"
+    with pytest.warns(RuntimeWarning, match="needs compute capability 8.0 or newer, this GPU has 7.5"):
+        assert served("cuda:1") == "torch"
+    assert served("cuda:0") == "triton"
+    for backend in ("triton", "cuda"):
+        assert rpe_ops.available_backends("cuda:0")[backend] is None
+        assert "7.5" in rpe_ops.available_backends("cuda")[backend], "the current one"
+        with pytest.raises(RuntimeError, match="cannot run on cuda:1 tensors: needs compute capability 8.0"):
+            dispatch.resolve("mean_shift", backend, torch.device("cuda:1"), torch.float32, 8)
+
+
+def test_a_loaded_extension_for_another_gpu_serves_that_one_alone(two_gpus):
+    two_gpus[1] = (12, 0)
+    assert dispatch.resolve("mean_shift", "cuda", torch.device("cuda:0"), torch.float32, 8) == "cuda"
+    reason = "the kernels loaded are for compute capability 9.0, this GPU has 12.0"
+    with pytest.raises(RuntimeError, match=reason):
+        dispatch.resolve("mean_shift", "cuda", torch.device("cuda:1"), torch.float32, 8)
+    assert dispatch.resolve("mean_shift", "triton", torch.device("cuda:1"), torch.float32, 8) == "triton"
+
+
+def test_what_was_loaded_is_asked_again(two_gpus, monkeypatch):
+    """Before it is loaded nobody knows which GPUs the extension serves."""
+    two_gpus[1] = (12, 0)
+    loaded: list[str] = []
+    monkeypatch.setattr(cuda.loader, "load", lambda: loaded.append("9.0"))
+    monkeypatch.setattr(cuda.loader, "architectures", lambda: loaded[0] if loaded else None)
+    assert rpe_ops.available_backends("cuda:1")["cuda"] is None
+    with pytest.raises(RuntimeError, match="this GPU has 12.0"):
+        dispatch.resolve("mean_shift", "cuda", torch.device("cuda:1"), torch.float32, 8)
 
 
 def test_importing_is_silent_builds_nothing_and_needs_nothing(tmp_path):

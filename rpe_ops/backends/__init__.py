@@ -1,7 +1,7 @@
 """The backends and their registry: one folder each, one file per operator in it, identical signatures everywhere.
 
 A backend sees packed rows `[T, D]` in float32 or float64 with `offsets [B+1]`; normalisation, label handling, NaN
-rules and normalisers are done above. Its package has `unavailable_reason(device_type)`; where it serves only some
+rules and normalisers are done above. Its package has `unavailable_reason(device)`; where it serves only some
 dtypes or widths, `unsupported_reason(dtype, dim)`; where something must be built or loaded, `prepare()`.
 CONTRIBUTING.md says how to add one.
 """

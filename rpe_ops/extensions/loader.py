@@ -62,6 +62,10 @@ class Loader:
         library = self._carried()
         return library if library.is_file() and self._carried_misfit() is None else None
 
+    def architectures(self) -> str | None:
+        """What the loaded module says that it is built for; None before it is loaded."""
+        return None if self._module is None else str(self._module.build_info()["architectures"])
+
     def describe(self) -> dict[str, str]:
         """Facts for a bug report: what is loaded, or why nothing is, and what would build it."""
         if self._module is not None:

@@ -5,7 +5,9 @@ The same numbers as `reference`, one band of rows against all columns at a time,
 
 from __future__ import annotations
 
+import torch
 
-def unavailable_reason(device_type: str) -> str | None:
+
+def unavailable_reason(device: torch.device) -> str | None:
     """None: this backend runs on every device."""
     return None

@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
+import torch
+
 from rpe_ops.extensions import cpu
 from rpe_ops.extensions.loader import Loader
 
 loader = Loader(cpu.EXTENSION)
 
 
-def unavailable_reason(device_type: str) -> str | None:
+def unavailable_reason(device: torch.device) -> str | None:
     """None where it can run, else the reason. Builds nothing."""
-    if device_type != "cpu":
-        return f"runs on CPU tensors, these are on {device_type}"
+    if device.type != "cpu":
+        return f"runs on CPU tensors, these are on {device.type}"
     return loader.unavailable_reason()
 
 

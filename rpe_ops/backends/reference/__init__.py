@@ -6,7 +6,9 @@ literal loops and `gradcheck`. The formulas are numbered here, and kernels cite 
 
 from __future__ import annotations
 
+import torch
 
-def unavailable_reason(device_type: str) -> str | None:
+
+def unavailable_reason(device: torch.device) -> str | None:
     """None: this backend runs on every device."""
     return None

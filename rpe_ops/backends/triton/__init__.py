@@ -19,24 +19,34 @@ OLDEST_CAPABILITY = (8, 0)
 LARGEST_DIM = 256
 
 
-@functools.cache
-def unavailable_reason(device_type: str) -> str | None:
+def unavailable_reason(device: torch.device) -> str | None:
     """None where it can run, else the reason. Compiles nothing."""
+    return _package_reason() or _device_reason(device)
+
+
+@functools.cache
+def _package_reason() -> str | None:
+    """Why the installed Triton cannot serve, or None."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed; it comes with PyTorch's CUDA builds for Linux, or pip install triton"
     version = importlib.metadata.version("triton")
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_TRITON:
         oldest = ".".join(map(str, OLDEST_TRITON))
         return f"needs triton {oldest} or newer, {version} is installed; pip install --upgrade triton"
+    return None
+
+
+def _device_reason(device: torch.device) -> str | None:
+    """Why it cannot run on this device, or None."""
     if settings.triton_interprets():
-        return None if device_type in ("cpu", "cuda") else f"cannot interpret tensors on {device_type}"
-    if device_type != "cuda":
-        return f"runs on NVIDIA GPUs, these tensors are on {device_type}; TRITON_INTERPRET=1 runs it slowly on a CPU"
+        return None if device.type in ("cpu", "cuda") else f"cannot interpret tensors on {device.type}"
+    if device.type != "cuda":
+        return f"runs on NVIDIA GPUs, these tensors are on {device.type}; TRITON_INTERPRET=1 runs it slowly on a CPU"
     if not torch.cuda.is_available():
         return "PyTorch sees no GPU"
     if torch.version.hip is not None:
         return "has not been tried on AMD GPUs"
-    capability = torch.cuda.get_device_capability()
+    capability = torch.cuda.get_device_capability(device)
     if capability < OLDEST_CAPABILITY:
         return f"needs compute capability 8.0 or newer, this GPU has {capability[0]}.{capability[1]}"
     return None
