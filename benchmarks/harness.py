@@ -86,6 +86,9 @@ class Row:
     status: str = "ok"  # "ok", "absent", "failed" (peers only), "out of memory" or "wrong"
     reason: str = ""
     error: float | None = None
+    # Of the first call, which compiles and loads what no case before it had; not one of the rounds, but where it took
+    # ONCE_SECONDS.
+    first_ms: float | None = None
     rounds: int = 0
     median_ms: float | None = None
     p20_ms: float | None = None
@@ -143,6 +146,7 @@ def _checked_row(case: Case, provider: Provider, expected: Result) -> Row:
         return row
     try:
         result, peak, seconds = _observed(provider.run, case.device)
+        row.first_ms = 1e3 * seconds
         if seconds < SLOW_SECONDS:
             result, peak, _ = _observed(provider.run, case.device)
         elif seconds > ONCE_SECONDS:

@@ -65,7 +65,24 @@ def table(result: dict) -> str:
     for (operation, mode, num_points, dim, dtype), by_provider in cases.items():
         cells = " | ".join(cell(by_provider.get(provider)) for provider in providers)
         lines.append(f"| `{operation}` | {mode} | {num_points:,} | {dim} | {dtype} | {cells} |")
-    return "\n".join(lines) + comparison(result)
+    return "\n".join(lines) + first_calls(rows) + comparison(result)
+
+
+def first_calls(rows: list[dict]) -> str:
+    """How long each provider's slowest first call took, beside the median of the same case; empty for files from
+    before it was measured."""
+    slowest: dict[str, dict] = {}
+    for row in rows:
+        if row["status"] == "ok" and row.get("first_ms") is not None:
+            known = slowest.setdefault(row["provider"], row)
+            slowest[row["provider"]] = max(known, row, key=lambda one: one["first_ms"])
+    if not slowest:
+        return ""
+    times = ", ".join(
+        f"{name} {milliseconds(row['first_ms'])} ({milliseconds(row['median_ms'])})"
+        for name, row in slowest.items()
+    )
+    return f"\n\nThe slowest first call, which compiles and loads, in milliseconds (median of its case): {times}."
 
 
 def comparison(result: dict) -> str:

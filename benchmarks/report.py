@@ -67,7 +67,7 @@ def write(folder: Path, name: str, facts: dict[str, object], rows: Sequence[Row]
     return path
 
 
-HEADER = ("case", "provider", "median ms", "p20 - p80", "peak MiB", "error", "")
+HEADER = ("case", "provider", "first ms", "median ms", "p20 - p80", "peak MiB", "error", "")
 
 
 def cells(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
@@ -80,6 +80,7 @@ def cells(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
         yield (
             case if case != previous else "",
             row.provider,
+            _number(row.first_ms),
             _number(row.median_ms),
             f"{_number(row.p20_ms)} - {_number(row.p80_ms)}" if row.median_ms else "",
             "" if row.peak_mib is None else f"{row.peak_mib:,.0f}",
@@ -101,7 +102,7 @@ def print_table(rows: Sequence[Row], title: str) -> None:
         return
     table = Table(title=title)
     for position, column in enumerate(HEADER):
-        table.add_column(column, justify="right" if position in (2, 3, 4) else "left")
+        table.add_column(column, justify="right" if position in (2, 3, 4, 5) else "left")
     for line in cells(rows):
         table.add_row(*line)
     Console(width=150).print(table)

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import growth
@@ -60,6 +61,26 @@ def test_absence_and_lack_of_memory_are_values_with_reasons(rows):
     assert (rows["absent"].status, rows["absent"].reason) == ("absent", "no such device")
     assert rows["too large"].status == "out of memory"
     assert "MiB" in rows["too large"].reason
+
+
+def test_the_first_call_is_reported_apart():
+    pauses = iter([0.2])
+
+    def run():
+        time.sleep(next(pauses, 0.0))
+        return EXPECTED
+
+    (row,) = measure(CASE, [Provider("compiled at first", run)], EXPECTED, max_rounds=3)
+    assert row.first_ms >= 200 > row.p80_ms and len(row.seconds) == 3
+    result = {
+        "rows": [row.record()],
+        "environment": {"cpu": "", "threads": 1, "torch": "", "commit": "", "date": ""},
+    }
+    assert f"compiled at first {render.milliseconds(row.first_ms)} (" in render.table(result)
+    (line,) = report.cells([row])
+    assert len(line) == len(report.HEADER) and float(line[report.HEADER.index("first ms")]) >= 200
+    del result["rows"][0]["first_ms"]  # as in files from before
+    assert "| compiled at first |" in render.table(result) and "first call" not in render.table(result)
 
 
 def test_files_and_table(rows, tmp_path):
