@@ -109,6 +109,21 @@ def test_equal_inputs_give_equal_bits(backend):
     assert all(map(torch.equal, *runs))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_recurrence_over_every_pixel_of_an_image_stays_below_3_gb(backend, dtype):
+    """512 x 512 pixels, five steps and their gradient; one N x N matrix alone would take 137 or 275 GB."""
+    if backend in ("reference", "torch"):
+        pytest.skip("the PyTorch backends take minutes")
+    rows = torch.randn(512 * 512, 64, generator=problems.generator(0)).to("cuda", dtype).requires_grad_()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    others = torch.cuda.memory_allocated() - rows.nbytes
+    rpe_ops.mean_shift(rows, kappa=20.0, num_steps=5, backend=backend).sum().backward()
+    torch.cuda.synchronize()
+    assert torch.cuda.max_memory_allocated() - others < 3e9
+    assert bool(rows.grad.isfinite().all())
+
+
 def test_label_on_another_device_is_refused():
     rows, label = problem()
     with pytest.raises(ValueError, match="pairwise_loss: label must be on the device of embedding, cuda"):

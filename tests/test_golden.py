@@ -31,23 +31,27 @@ def results(test_data: Path) -> dict:
 @pytest.fixture(scope="module")
 def loops(results: dict) -> list[Tensor]:
     """Unit embeddings `[30, 4096, 3]` after loops 1 to 5."""
-    cells = [torch.as_tensor(cell, dtype=torch.float64) for cell in results["predInstanceMaskMat"].ravel()]
+    cells = [
+        torch.as_tensor(cell, dtype=torch.float64, device="cpu")
+        for cell in results["predInstanceMaskMat"].ravel()
+    ]
     return [cell.permute(3, 0, 1, 2).reshape(cell.shape[3], -1, 3) for cell in cells]
 
 
 @pytest.fixture(scope="module")
 def instances(results: dict) -> Tensor:
     """Instance ids `[30, 4096]`, 0 for the background."""
-    mask = torch.as_tensor(results["instanceMaskMat"].astype("int64"))
+    mask = torch.as_tensor(results["instanceMaskMat"].astype("int64"), device="cpu")
     mask = mask.permute(3, 0, 1, 2).reshape(mask.shape[3], 4096, -1)
     return mask[..., 0]
 
 
 def step_error(loops: list[Tensor], first: int, image: int, **options) -> float:
     """How far the moved rows of loop `first` are from the directions of a later loop, `num_steps` further on."""
-    moved = rpe_ops.mean_shift(loops[first][image].float(), kappa=KAPPA, normalize=False, **options)
+    rows = loops[first][image].to(torch.get_default_device(), torch.float32)
+    moved = rpe_ops.mean_shift(rows, kappa=KAPPA, normalize=False, **options)
     later = loops[first + options.get("num_steps", 1)][image]
-    return float((moved.double() - normalize(later, dim=1)).abs().max())
+    return float((moved.double().cpu() - normalize(later, dim=1)).abs().max())
 
 
 @pytest.mark.large
@@ -80,6 +84,7 @@ def test_components_of_the_last_loop_are_the_instances(backend, loops, instances
     # every image where it is cheap
     chosen = range(1, loops[-1].shape[0]) if backend == "cpu" else IMAGES
     for image in chosen:
-        label = rpe_ops.connected_components(loops[-1][image].float(), threshold=0.9, backend=backend)
-        scores.append(metrics.adjusted_rand_score(instances[image].numpy(), label.numpy()))
+        rows = loops[-1][image].to(torch.get_default_device(), torch.float32)
+        label = rpe_ops.connected_components(rows, threshold=0.9, backend=backend)
+        scores.append(metrics.adjusted_rand_score(instances[image].numpy(), label.cpu().numpy()))
     assert sum(scores) / len(scores) > 0.95

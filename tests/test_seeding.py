@@ -266,6 +266,10 @@ def test_mistakes_in_selecting_are_named(error, match, arguments):
     ],
 )
 def test_mistakes_in_assigning_are_named(error, match, arguments):
+    arguments = {
+        name: value.to(torch.get_default_device()) if isinstance(value, Tensor) else value
+        for name, value in arguments.items()
+    }
     arguments = {"embedding": torch.ones(2, 9, 3), "modes": torch.ones(2, 4, 3), "threshold": 0.9} | arguments
     with pytest.raises(error, match=match):
         rpe_ops.assign_to_modes(**arguments)
