@@ -1,5 +1,5 @@
 """What rpe_ops is measured against: mean shift in naive PyTorch, and attention with Q = K = V as everyone else has it:
-PyTorch's SDPA, each of its backends, FlexAttention, flash-attn, KeOps.
+PyTorch's SDPA, each of its backends, FlexAttention, flash-attn of every generation, KeOps.
 
 One mean-shift step with eta = 1 is that attention and a row normalisation, so these are the strongest peers. A peer
 that cannot run here is a provider with a reason.
@@ -8,6 +8,7 @@ that cannot run here is a provider with a reason.
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable
 
 import torch
@@ -18,6 +19,13 @@ from harness import Case, Provider, Result
 
 Attention = Callable[[Tensor, float], Tensor]
 TRIAL_POINTS = 256
+# Modules of flash-attn by generation; the third is built from its repository, the fourth is `flash-attn-4`.
+FLASH_ATTN = {
+    "flash-attn 2": "flash_attn",
+    "flash-attn 3": "flash_attn_interface",
+    "flash-attn 4": "flash_attn.cute",
+}
+MATH = "SDPA math"
 
 
 def naive_mean_shift(embedding: Tensor, kappa: float, num_steps: int = 1) -> Tensor:
@@ -61,11 +69,12 @@ def flex(x: Tensor, scale: float) -> Tensor:
     return compiled_flex_attention()(x, x, x, scale=scale)
 
 
-def flash_attn(x: Tensor, scale: float) -> Tensor:
-    from flash_attn import flash_attn_func
-
+def flash_attn(module: str, x: Tensor, scale: float) -> Tensor:
+    attend = importlib.import_module(module).flash_attn_func
     rows = x.transpose(1, 2)  # [1, N, 1, D]
-    return flash_attn_func(rows, rows, rows, softmax_scale=scale).transpose(1, 2)
+    result = attend(rows, rows, rows, softmax_scale=scale)
+    # some give what the softmax was divided by, too
+    return (result[0] if isinstance(result, tuple) else result).transpose(1, 2)
 
 
 def keops_attention(queries: Tensor, keys: Tensor, scale: float) -> Tensor:
@@ -90,9 +99,10 @@ def attentions(device: torch.device, with_compiled: bool) -> dict[str, Attention
             "flash": kinds.FLASH_ATTENTION,
             "cuDNN": kinds.CUDNN_ATTENTION,
             "efficient": kinds.EFFICIENT_ATTENTION,
+            MATH.removeprefix("SDPA "): kinds.MATH,
         }
         peers |= {f"SDPA {name}": functools.partial(sdpa_with, kind) for name, kind in named.items()}
-        peers["flash-attn"] = flash_attn
+        peers |= {name: functools.partial(flash_attn, module) for name, module in FLASH_ATTN.items()}
     if with_compiled:
         peers["FlexAttention"] = flex
     return peers
@@ -116,11 +126,14 @@ def attention_providers(
     num_steps: int = 1,
 ) -> list[Provider]:
     """Every peer, those that fail on a small problem of the same kind with the reason."""
+    # SDPA's plain formula keeps float32 scores and weights, and in the backward their gradients.
+    in_math = (2 if case.mode == "forward" else 4) * torch.float32.itemsize // case.dtype.itemsize
     providers = []
     for name, attend in attentions(case.device, with_compiled).items():
         absent = failure(attention_steps(attend, kappa), case, backward=case.mode != "forward")
         steps = attention_steps(attend, kappa, num_steps)
-        providers.append(Provider(name, None if absent else functools.partial(run, steps), absent=absent))
+        ran = None if absent else functools.partial(run, steps)
+        providers.append(Provider(name, ran, in_math if name == MATH else 0, absent))
     return providers
 
 

@@ -4,9 +4,9 @@
     python benchmarks/plot.py --output DIR FILE...   these files, into DIR
 
 One PNG per file, operation, D and dtype with at least three sizes; `pytest benchmarks --benchmark --bench-scaling`
-makes such files. Lines without points are what to compare with: of time, the products that a symmetric schedule
-cannot do without at the machine's own rate of float32 matrix products (`sgemm_gflops` in the file, CPU only), which
-kernels may beat; of memory, the results alone.
+makes such files. Lines without points are what to compare with: of time, the products that kernels cannot do without,
+on a CPU those of a symmetric schedule, at the machine's own rate of matrix products of that dtype (`sgemm_gflops` and,
+of a GPU, `half_gflops` in the file), which kernels may beat; of memory, the results alone.
 """
 
 from __future__ import annotations
@@ -32,6 +32,20 @@ FLOPS = {
     ("mean_shift T=5", "forward+backward"): 5 * (3 + 7),
     ("pairwise_loss", "forward+backward"): 3,
 }
+# The same on a GPU, where every pair is visited from both sides (benchmarks/roofline.md).
+GPU_FLOPS = {
+    ("mean_shift", "forward"): 4,
+    ("mean_shift", "forward+backward"): 4 + 10,
+    ("mean_shift T=5", "forward+backward"): 5 * (4 + 10),
+    ("pairwise_loss", "forward+backward"): 4,
+}
+# Environment entries with the rate of products, by device and dtype. Half types multiply at one rate; float32-grade
+# products of float16 parts have no library's rate to be measured by.
+RATES = {
+    ("cpu", "float32"): "sgemm_gflops",
+    ("cuda", "float16"): "half_gflops",
+    ("cuda", "bfloat16"): "half_gflops",
+}
 # Results of N x D: the output, its gradient; the loss is one number.
 RESULT_ROWS = {
     ("mean_shift", "forward"): 1,
@@ -48,9 +62,11 @@ Row = dict[str, Any]
 Series = dict[str, list[tuple[int, float]]]
 
 
-def floor_ms(operation: str, mode: str, num_points: int, dim: int, gflops: float) -> float | None:
+def floor_ms(
+    operation: str, mode: str, num_points: int, dim: int, gflops: float, device: str = "cpu"
+) -> float | None:
     """Milliseconds that the products alone take at `gflops`; None where no count is known."""
-    flops = FLOPS.get((operation.split(" kappa=")[0], mode))
+    flops = (FLOPS if device == "cpu" else GPU_FLOPS).get((operation.split(" kappa=")[0], mode))
     return None if flops is None else flops * num_points**2 * dim / (gflops * 1e6)
 
 
@@ -90,7 +106,9 @@ def measured(rows: Sequence[Row], value: str) -> Series:
 def floors(environment: Row, key: tuple[str, int, str], rows: Sequence[Row], value: str) -> Series:
     """Points (N, floor) by label; none where no floor is known."""
     operation, dim, dtype = key
-    gflops = environment.get("sgemm_gflops") if (rows[0]["device"], dtype) == ("cpu", "float32") else None
+    device = rows[0]["device"]
+    rate = RATES.get((device, dtype), "")
+    gflops = environment.get(rate)
     sizes = sorted({row["num_points"] for row in rows if row["status"] == "ok"})
     lines: Series = {}
     for mode in dict.fromkeys(row["mode"] for row in rows):
@@ -98,8 +116,10 @@ def floors(environment: Row, key: tuple[str, int, str], rows: Sequence[Row], val
             points = [(size, floor_mib(operation, mode, size, dim, dtype)) for size in sizes]
             label = f"floor of memory, {mode}: the results"
         else:
-            points = [(size, gflops and floor_ms(operation, mode, size, dim, gflops)) for size in sizes]
-            label = f"products at sgemm's {gflops} GFLOP/s, {mode}"
+            points = [
+                (size, gflops and floor_ms(operation, mode, size, dim, gflops, device)) for size in sizes
+            ]
+            label = f"products at {rate.partition('_')[0]}'s {gflops} GFLOP/s, {mode}"
         if all(floor for _, floor in points):
             lines[label] = points
     return lines

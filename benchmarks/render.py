@@ -16,11 +16,14 @@ from pathlib import Path
 
 from growth import sentences
 
-from plot import floor_ms
+from plot import RATES, floor_ms
 
 FOLDER = Path(__file__).resolve().parent
 README = FOLDER.parent / "README.md"
 BEGIN, END = "<!-- benchmarks: begin (written by benchmarks/render.py) -->", "<!-- benchmarks: end -->"
+# What is compared with its peers, and how the names of these begin, beside naive PyTorch.
+ATTENTION = ("PyTorch SDPA", "SDPA ", "flash-attn", "FlexAttention")
+OWN = {"rpe_ops cpu": ("PyTorch SDPA",), "rpe_ops triton": ATTENTION, "rpe_ops cuda": ATTENTION}
 NOTHING = "Nothing has been measured on a released commit yet; `pytest benchmarks --benchmark` measures your machine."
 
 
@@ -86,31 +89,45 @@ def first_calls(rows: list[dict]) -> str:
 
 
 def comparison(result: dict) -> str:
-    """At the largest N how many times faster than the peers `rpe_ops cpu` was, and at what share of the rate of the
-    machine's own float32 matrix product, counting the operations that a symmetric schedule cannot do without. Empty
-    without peers."""
-    gflops, times = result["environment"].get("sgemm_gflops"), {}
+    """At the largest N how many times faster than the peers each of `OWN` was, and at what share of the rate of the
+    machine's own matrix product in that dtype, counting the operations that a schedule cannot do without. Empty without
+    peers, and where no rate is known."""
+    return "".join(_against_peers(result, own) for own in OWN)
+
+
+def _against_peers(result: dict, own: str) -> str:
+    environment, times = result["environment"], {}
     for row in result["rows"]:
-        if row["status"] == "ok" and (row["device"], row["dtype"]) == ("cpu", "float32"):
-            case = (row["operation"], row["mode"], row["num_points"], row["dim"])
+        if row["status"] == "ok":
+            case = (row["operation"], row["mode"], row["num_points"], row["dim"], row["device"], row["dtype"])
             times.setdefault(case, {})[row["provider"]] = row["median_ms"]
-    lines = []
-    for (operation, mode, num_points, dim), by_provider in times.items():
-        own = by_provider.get("rpe_ops cpu")
-        known = gflops and floor_ms(operation, mode, num_points, dim, gflops)
-        largest = max(size for name, _, size, _ in times if name == operation)
-        if own is None or not known or num_points < largest:
+    lines, rates = [], {}
+    for case, by_provider in times.items():
+        operation, mode, num_points, dim, device, dtype = case
+        gflops = environment.get(RATES.get((device, dtype), ""))
+        known = gflops and floor_ms(operation, mode, num_points, dim, gflops, device)
+        largest = max(size for name, _, size, *_ in times if name == operation)
+        if own not in by_provider or not known or num_points < largest:
             continue
-        peers = (by_provider.get(name) for name in ("naive PyTorch", "PyTorch SDPA"))
-        cells = " | ".join("" if peer is None else f"{peer / own:.3g}x" for peer in peers)
-        lines.append(f"| `{operation}` | {mode} | {num_points:,} | {dim} | {cells} | {known / own:.0%} |")
+        rates[gflops] = dtype
+        attention = [time for name, time in by_provider.items() if name.startswith(OWN[own])]
+        peers = (by_provider.get("naive PyTorch"), min(attention, default=None))
+        cells = " | ".join("" if peer is None else f"{peer / by_provider[own]:.3g}x" for peer in peers)
+        share = known / by_provider[own]
+        lines.append(f"| `{operation}` | {mode} | {num_points:,} | {dim} | {cells} | {share:.0%} |")
     if not lines:
         return ""
+    ((gflops, dtype),) = rates.items()
+    best, rate, schedule = (
+        ("PyTorch SDPA", "sgemm's rate", "a symmetric schedule's operations")
+        if own == "rpe_ops cpu"
+        else ("the fastest attention", "its rate", "operations of every pair from both sides")
+    )
     head = [
-        "`rpe_ops cpu` of this table against the peers, and its operations a second against the machine's own float32",
-        f"matrix product ({gflops} GFLOP/s just before the run; a symmetric schedule's operations, all pairs active):",
+        f"`{own}` of this table against the peers, and its operations a second against the machine's own {dtype}",
+        f"matrix product ({gflops} GFLOP/s just before the run; {schedule}, all pairs active):",
         "",
-        "| operation | mode | N | D | naive PyTorch | PyTorch SDPA | of sgemm's rate |",
+        f"| operation | mode | N | D | naive PyTorch | {best} | of {rate} |",
         "|---|---|--:|--:|--:|--:|--:|",
     ]
     return "\n".join(["", "", *head, *lines])

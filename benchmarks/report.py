@@ -18,13 +18,15 @@ from harness import Row, seconds_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Rows and columns of the matrices whose product measures the machine, and how often it is computed.
-PRODUCT_SIZE = 2048
+PRODUCT_SIZE = {"cpu": 2048, "cuda": 8192}
 PRODUCT_ROUNDS = 5
 
 
-def environment(device: torch.device, product_size: int = PRODUCT_SIZE) -> dict[str, object]:
+def environment(device: torch.device, product_size: int | None = None) -> dict[str, object]:
     """Machine and versions; `load` is the one-minute load average before the run: above 0 the machine was shared;
-    `sgemm_gflops` is measured here, on the device and the threads that the run will use."""
+    `sgemm_gflops`, and on a GPU `half_gflops`, are measured here, on the device and the threads that the run will
+    use."""
+    size = product_size or PRODUCT_SIZE[device.type]
     facts: dict[str, object] = {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
         "commit": commit(),
@@ -34,19 +36,20 @@ def environment(device: torch.device, product_size: int = PRODUCT_SIZE) -> dict[
         "python": platform.python_version(),
         "torch": torch.__version__,
         "triton": _triton_version(),
-        "sgemm_gflops": sgemm_gflops(device, product_size),
+        "sgemm_gflops": product_gflops(device, size),
     }
     if device.type == "cuda":
+        facts["half_gflops"] = product_gflops(device, size, torch.float16)
         facts["gpu"] = torch.cuda.get_device_name(device)
         facts["driver"] = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
         facts["cuda"] = torch.version.cuda
     return facts
 
 
-def sgemm_gflops(device: torch.device, size: int = PRODUCT_SIZE) -> float:
-    """Billions of operations per second of a float32 product of two square matrices, median of a few: what the
-    machine's own library reaches, and so the rate of a floor. Three figures are what it is worth."""
-    left, right = (torch.randn(size, size, device=device) for _ in range(2))
+def product_gflops(device: torch.device, size: int, dtype: torch.dtype = torch.float32) -> float:
+    """Billions of operations per second of a product of two square matrices, median of a few: what the machine's own
+    library reaches, and so the rate of a floor. Three figures are what it is worth."""
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     torch.mm(left, right)
     seconds = statistics.median(
         seconds_of(lambda: torch.mm(left, right), device) for _ in range(PRODUCT_ROUNDS)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import growth
 import numpy as np
@@ -109,7 +110,7 @@ def test_times_of_rounds_stay_out_of_the_files(rows):
 
 
 def test_the_machine_is_measured():
-    assert report.sgemm_gflops(CASE.device, size=64) > 0
+    assert report.product_gflops(CASE.device, size=64) > 0
 
 
 def test_peers_compute_the_same_steps():
@@ -177,6 +178,53 @@ def test_lines_of_a_plot(scaling_result):
     # Files from before the rate was measured, and sizes that do not make a line.
     assert not plot.floors({}, key, rows, "median_ms")
     assert not list(plot.figures(rows[:2]))
+
+
+@pytest.mark.parametrize("dtype, floor", [("float16", 14 * 1024**2 * 16 / 800e12 * 1e3), ("float32", None)])
+def test_floors_on_a_gpu_are_at_the_rate_of_half_products(dtype, floor):
+    row = Row("mean_shift", "forward+backward", 1024, 16, dtype, "cuda", "rpe_ops cuda").record()
+    environment = {"sgemm_gflops": 50e3, "half_gflops": 800e3}
+    lines = plot.floors(environment, ("mean_shift", 16, dtype), [row], "median_ms")
+    assert list(lines.values()) == ([] if floor is None else [[(1024, pytest.approx(floor))]])
+
+
+def test_a_gpu_is_compared_with_its_fastest_attention_and_its_half_products():
+    times = {"naive PyTorch": 30.0, "PyTorch SDPA": 4.0, "SDPA cuDNN": 3.0, "rpe_ops cuda": 1.5}
+    rows = [
+        Row("mean_shift", "forward", 65_536, 64, dtype, "cuda", name).record() | {"median_ms": time}
+        for name, time in times.items()
+        for dtype in ("float16", "float32")
+    ]
+    environment = {"gpu": "a GPU", "torch": "2", "commit": "", "date": "", "half_gflops": 800e3}
+    table = render.comparison({"environment": environment, "rows": rows})
+    share = 4 * 65_536**2 * 64 / 800e12 / 1.5e-3
+    assert f"| `mean_shift` | forward | 65,536 | 64 | 20x | 2x | {share:.0%} |" in table.splitlines()
+    assert table.count("| 65,536 |") == 1 and "`rpe_ops cuda`" in table and "float16" in table
+
+
+def test_peers_are_asked_for_by_module(monkeypatch):
+    """flash-attn of one generation gives the rows, of another what the softmax was divided by, too."""
+    given = []
+
+    def attend(query, key, value, softmax_scale):
+        given.append((query.shape, softmax_scale))
+        return (query, None) if len(given) > 1 else query
+
+    rows = torch.randn(1, 1, 7, 4)
+    for module in peers.FLASH_ATTN.values():
+        monkeypatch.setitem(sys.modules, module, SimpleNamespace(flash_attn_func=attend))
+        assert torch.equal(peers.flash_attn(module, rows, 9.0), rows)
+    assert given == [((1, 7, 1, 4), 9.0)] * len(peers.FLASH_ATTN)
+
+
+def test_peers_on_a_gpu(monkeypatch):
+    assert {"PyTorch SDPA", "SDPA flash", "SDPA cuDNN", "SDPA efficient", "SDPA math", "flash-attn 4"} <= set(
+        peers.attentions(torch.device("cuda"), with_compiled=False)
+    )
+    monkeypatch.setattr(peers, "failure", lambda *_, **__: None)
+    case = Case("mean_shift", "forward+backward", 1024, 16, torch.float16, torch.device("cuda"))
+    providers = peers.attention_providers(case, 10.0, lambda steps: (), with_compiled=False)
+    assert {one.name: one.square_tensors for one in providers if one.square_tensors} == {"SDPA math": 8}
 
 
 def test_the_exponent_of_growth(scaling_result, tmp_path):
