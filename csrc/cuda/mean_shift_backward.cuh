@@ -109,8 +109,10 @@ template <int kDim, bool kSplit, bool kBlurring>
 struct SlopeSpace {
   SlopeRows rows{};
   OperandSpace<kDim, kSplit> operand;
+  SumSpace sum;  // of numbers of all points, one after the other
 
-  SlopeSpace(Workspace& space, const MeanShift& step) : operand(space, step.num_points) {
+  SlopeSpace(Workspace& space, const MeanShift& step)
+      : operand(space, step.num_points), sum(space, step.num_points, 1) {
     rows.step = step;
     rows.slopes = space.take<float>(step.num_points * kDim);
     rows.grad_eta = space.take<double>(step.num_points);
@@ -127,7 +129,7 @@ struct SlopeSpace {
     const Grid grid = RowLanes<kDim>::grid(step.num_points);
     launch(slope_rows_kernel<kDim>, grid, kRowThreads, 0, stream, rows);
     launch(scale_slopes_kernel<kDim, kBlurring>, grid, kRowThreads, 0, stream, rows);
-    sum_values({rows.grad_eta, nullptr, step.num_points, 1.0, step.grad_eta}, 1, stream);
+    sum.run(rows.grad_eta, nullptr, step.num_points, 1.0, step.grad_eta, stream);
   }
 };
 

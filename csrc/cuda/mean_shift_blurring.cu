@@ -220,7 +220,7 @@ size_t run_blurring(const MeanShift& step, void* workspace, Stream stream) {
   launch(zero_rows_kernel<kDim>, {unsigned(step.num_images), 1, 1}, kRowThreads, kRowThreads * 8 * sizeof(float),
          stream, p);
   launch(blurring_finish_kernel<kDim>, rows, kRowThreads, 0, stream, p);
-  sum_values({p.grad_kappa, nullptr, step.num_points, 0.5, step.grad_kappa}, 1, stream);
+  slopes.sum.run(p.grad_kappa, nullptr, step.num_points, 0.5, step.grad_kappa, stream);
   return space.bytes();
 }
 

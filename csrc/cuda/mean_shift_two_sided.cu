@@ -351,7 +351,7 @@ size_t run_two_sided(const MeanShift& step, void* workspace, Stream stream) {
   launch(column_side_kernel<Columns>, {column_tiles, unsigned(p.column_splits), Columns::kSlices}, Columns::kThreads,
          Columns::kSharedBytes, stream, p);
   launch(column_finish_kernel<kDim>, RowLanes<kDim>::grid(step.num_sources), kRowThreads, 0, stream, p);
-  sum_values({p.grad_kappa, nullptr, step.num_points, 1.0, step.grad_kappa}, 1, stream);
+  slopes.sum.run(p.grad_kappa, nullptr, step.num_points, 1.0, step.grad_kappa, stream);
   return space.bytes();
 }
 

@@ -328,6 +328,7 @@ size_t run_loss(const PairwiseLoss& loss, void* workspace, Stream stream) {
   p.centre = space.take<float>(count * kDim);
   p.mass = space.take<float>(count);
   p.row_loss = space.take<double>(count);
+  const SumSpace loss_sum(space, count, loss.num_images);
   if (workspace == nullptr) return space.bytes();
 
   const Grid rows = RowLanes<kDim>::grid(count);
@@ -343,7 +344,7 @@ size_t run_loss(const PairwiseLoss& loss, void* workspace, Stream stream) {
   launch(edge_sums_kernel<kDim>, {groups, 1, 1}, kRowThreads, kSumBytes<kDim>, stream, p);
   launch(instance_sums_kernel<kDim>, {groups, 1, 1}, kRowThreads, kSumBytes<kDim>, stream, p);
   launch(loss_finish_kernel<kDim>, rows, kRowThreads, 0, stream, p);
-  sum_values({p.row_loss, loss.offsets, count, 0.5, loss.loss}, loss.num_images, stream);
+  loss_sum.run(p.row_loss, loss.offsets, count, 0.5, loss.loss, stream);
   return space.bytes();
 }
 

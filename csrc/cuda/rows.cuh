@@ -209,15 +209,20 @@ struct SumValues {
   const int64_t* offsets;  // [images + 1]; null: all rows are one image
   int64_t num_rows;
   double factor;
-  float* sums;  // [images]
+  double* part_sums;  // [images, num_parts]
+  int num_parts;      // that the rows of each image are cut into, of equal length but the last ones
+  float* sums;        // [images]
 };
 
-// factor times the sum of one number per row, over each image.
-// Owns     one image.  Tiles: none.  Types: float64.  Bits: threads take rows in a fixed pattern and are added in order.
-RPE_KERNEL(kRowThreads, 1) sum_values_kernel(SumValues p) {
-  const int image = int(block_index().x);
-  const int64_t begin = p.offsets == nullptr ? 0 : p.offsets[image];
-  const int64_t end = p.offsets == nullptr ? p.num_rows : p.offsets[image + 1];
+// Sums of the parts of each image's values.
+// Owns     one part of one image; thread block (image, part).  Tiles: none.  Types: float64.
+// Bits     threads take rows in a fixed pattern and are added in order.
+RPE_KERNEL(kRowThreads, 1) sum_parts_kernel(SumValues p) {
+  const int image = int(block_index().x), part = int(block_index().y);
+  const int64_t first = p.offsets == nullptr ? 0 : p.offsets[image];
+  const int64_t last = p.offsets == nullptr ? p.num_rows : p.offsets[image + 1];
+  const int64_t each = (last - first + p.num_parts - 1) / p.num_parts;
+  const int64_t begin = first + part * each, end = begin + each < last ? begin + each : last;
   double total = 0;
   for (int64_t row = begin + thread_index(); row < end; row += kRowThreads) total += p.values[row];
   for (int mask = 1; mask < kWarpSize; mask *= 2) total += shuffle_xor(total, mask);
@@ -227,12 +232,39 @@ RPE_KERNEL(kRowThreads, 1) sum_values_kernel(SumValues p) {
   if (thread_index() != 0) return;
   total = 0;
   for (int warp = 0; warp < kRowThreads / kWarpSize; ++warp) total += shared_load(sums + warp);
-  p.sums[image] = float(p.factor * total);
+  p.part_sums[int64_t(image) * p.num_parts + part] = total;
 }
-inline void sum_values(const SumValues& problem, int num_images, Stream stream) {
-  launch(sum_values_kernel, {unsigned(num_images), 1, 1}, kRowThreads, kRowThreads / kWarpSize * sizeof(double), stream,
-         problem);
+
+// factor times the sum of one number per row, over each image, from the sums of its parts.
+// Owns     one image; one warp.  Tiles: none.  Types: float64 to float32.  Bits: lanes take parts in a fixed pattern.
+RPE_KERNEL(kWarpSize, 1) add_parts_kernel(SumValues p) {
+  const int64_t image = int64_t(block_index().x);
+  double total = 0;
+  for (int part = lane_index(); part < p.num_parts; part += kWarpSize) total += p.part_sums[image * p.num_parts + part];
+  for (int mask = 1; mask < kWarpSize; mask *= 2) total += shuffle_xor(total, mask);
+  if (lane_index() == 0) p.sums[image] = float(p.factor * total);
 }
+
+// Sums of one number per row in the workspace. The cut into parts follows from shapes alone, so that equal shapes give
+// equal sums.
+struct SumSpace {
+  int num_images, num_parts;
+  double* part_sums;
+  SumSpace(Workspace& space, int64_t num_rows, int images) : num_images(images) {
+    const int64_t rows = num_rows / (images > 0 ? images : 1);
+    num_parts = int(rows < kSumParts * kRowsOfPart ? (rows + kRowsOfPart - 1) / kRowsOfPart : kSumParts);
+    if (num_parts < 1) num_parts = 1;
+    part_sums = space.take<double>(int64_t(num_images) * num_parts);
+  }
+  // sums[image] = factor times the sum of the image's values.
+  void run(const double* values, const int64_t* offsets, int64_t num_rows, double factor, float* sums,
+           Stream stream) const {
+    const SumValues p{values, offsets, num_rows, factor, part_sums, num_parts, sums};
+    launch(sum_parts_kernel, {unsigned(num_images), unsigned(num_parts), 1}, kRowThreads,
+           kRowThreads / kWarpSize * sizeof(double), stream, p);
+    launch(add_parts_kernel, {unsigned(num_images), 1, 1}, kWarpSize, 0, stream, p);
+  }
+};
 
 // Lengths of packed rows in the workspace: what prepare_rows_kernel measures.
 struct LengthSpace {

@@ -18,6 +18,9 @@ constexpr int kLargestDim = 256;
 constexpr int kWarpSize = 32;
 // Threads that share the work per row, which needs no tiles.
 constexpr int kRowThreads = 256;
+// Sums of one number per row: the fewest rows worth a thread block of their own, and the most thread blocks of an image.
+constexpr int64_t kRowsOfPart = 4 * kRowThreads;
+constexpr int kSumParts = 128;
 // What compute capability 8.6, 8.9 and 12.0 give one thread block.
 constexpr size_t kLargestShared = 99 * 1024;
 // Thread blocks that a multiprocessor should be offered, and the fewest column tiles worth a thread block of their own.
