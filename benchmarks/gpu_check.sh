@@ -6,9 +6,10 @@
 # Needs Python with torch, pytest and numpy, nothing else: no network, no installation (the checkout is on PYTHONPATH).
 # Every step has its own time limit, so that the whole ends within nine minutes and a step that hangs does not hide
 # the others. The exit status is 1 when any failed, else 2 when the time was over before the last: those can be run by
-# name, and so can the steps at the end of this file that are too long for the nine minutes. FOLDER then holds seven
-# files: gpu_check.log with all that was said, a JSON of each benchmark (of one that was cut off, what it had measured),
-# and the resources of the CUDA kernels.
+# name, and so can the steps at the end of this file that are too long for the nine minutes. What is tested or timed in
+# one process is one file, so that a crash on the GPU, after which its process can do nothing there, ends no other. FOLDER
+# then holds gpu_check.log with all that was said, a JSON of each benchmark and file (of one that was cut off, what it had
+# measured), and the resources of the CUDA kernels.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 OUT=${1:-gpu_check_results}
@@ -47,6 +48,12 @@ step() {
     fi
 }
 
+# lacks PROGRAM NAME: true, with a note, where the program is not on this machine and step NAME cannot run.
+lacks() {
+    command -v "$1" >/dev/null && return 1
+    echo "left out  $2: no $1 on this machine" | tee -a "$OUT/gpu_check.log"
+}
+
 # The machine first: a result without it is worth nothing.
 step machine 100 python3 -c '
 import os, torch, rpe_ops
@@ -83,29 +90,39 @@ print("every backend that can run here ran")
 # Times: first the sizes that matter most. Then what only a GPU can show, the operator tests of its backends (one process
 # per file, eight at a time: most of the time goes into compiling kernels for every width there is), accuracy at other
 # kappas, the largest size, and the peers that torch.compile makes.
-bench() { # bench NAME SECONDS ARGUMENT...: both operators, or the files given, whose time the limits below allow
-    local files=(benchmarks/test_mean_shift.py benchmarks/test_pairwise_loss.py)
-    [[ $3 == *.py ]] && files=()
-    step "$1" "$2" python3 -m pytest "${files[@]}" "${@:3}" --benchmark \
-        --bench-device cuda --bench-output "$OUT" --bench-name "$1" --bench-rounds 5 -q
+bench() { # bench NAME SECONDS ARGUMENT...: both operators, or the file given, each in SECONDS and a process of its own
+    local name=$1 limit=$2 file part files=(benchmarks/test_mean_shift.py benchmarks/test_pairwise_loss.py)
+    shift 2
+    [[ $1 == *.py ]] && files=("$1") && shift
+    for file in "${files[@]}"; do
+        part=$name
+        ((${#files[@]} == 1)) || part+=-$(basename "${file/test_/}" .py)
+        [[ $wanted == *" $name "* ]] && wanted+="$part "
+        step "$part" "$limit" python3 -m pytest "$file" "$@" --benchmark \
+            --bench-device cuda --bench-output "$OUT" --bench-name "$part" --bench-rounds 5 -q
+    done
 }
-bench benchmark-gpu 110 --bench-points 16384 65536 --bench-dims 8 16 64
-step tests-gpu 50 python3 -m pytest tests/test_cuda.py -q
+bench benchmark-gpu 90 --bench-points 16384 65536 --bench-dims 8 16 64
+step tests-gpu 70 python3 -m pytest tests/test_cuda.py -q
 # The C++ tests of csrc/cuda, which CI runs on an emulated device, on this one; then once more under NVIDIA's checkers.
-step ctest 70 bash -c '
-    cmake -S . -B "$0" -DRPE_OPS_GPU=ON -DCMAKE_BUILD_TYPE=Release &&
-    cmake --build "$0" --parallel 16 --target test_cuda_mean_shift test_cuda_pairwise_loss test_cuda_connected_components &&
-    ctest --test-dir "$0" -R cuda --output-on-failure --no-tests=error' "$CACHE/ctest"
+programs=(mean_shift pairwise_loss connected_components workspace)
+build_programs='
+    gpu=$(python3 -c "import torch; print(\"%d%d\" % torch.cuda.get_device_capability())")
+    cmake -S . -B "$0" -DRPE_OPS_GPU=ON -DCMAKE_BUILD_TYPE=Release -DCMAKE_CUDA_ARCHITECTURES="$gpu" &&
+    cmake --build "$0" --parallel "$(nproc)" --target "${@/#/test_cuda_}" || exit 1;'
+lacks cmake ctest || step ctest 70 bash -c "$build_programs"'
+    ctest --test-dir "$0" -R cuda --output-on-failure --no-tests=error' "$CACHE/ctest" "${programs[@]}"
 step tests 140 bash -c 'ls tests/test_*.py | grep -v -e packaging -e test_build -e test_cuda -e documentation |
     xargs -P 8 -I {} bash -c "python3 -m pytest {} -k \"triton or cuda\" --maxfail=20 -q; status=\$?; ((status == 5)) || exit \$status"'
-bench accuracy 30 --bench-points 4096 --bench-dims 16 64 --bench-kappa 25 100
-step sanitizer 60 bash -c '
-    for tool in memcheck racecheck; do
-        for test in connected_components pairwise_loss mean_shift; do
-            compute-sanitizer --tool $tool --error-exitcode 1 "$0/test_cuda_$test" || exit 1
-        done
-    done' "$CACHE/ctest"
-bench benchmark-gpu-large 40 --bench-points 262144 --bench-dims 16 --bench-dtypes float16
+bench accuracy 20 --bench-points 4096 --bench-dims 16 64 --bench-kappa 25 100
+# Two widths to look for memory out of bounds, one for races: under the checkers a kernel takes up to hundreds of times as
+# long.
+lacks cmake sanitizer || lacks compute-sanitizer sanitizer || step sanitizer 60 bash -c "$build_programs"'
+    for test in connected_components pairwise_loss mean_shift; do
+        compute-sanitizer --tool memcheck --error-exitcode 1 "$0/test_cuda_$test" 16 64 || exit 1
+        compute-sanitizer --tool racecheck --error-exitcode 1 "$0/test_cuda_$test" 16 || exit 1
+    done' "$CACHE/ctest" "${programs[@]}"
+bench benchmark-gpu-large 30 --bench-points 262144 --bench-dims 16 --bench-dtypes float16
 bench benchmark-gpu-tolerance 50 benchmarks/test_tolerance.py --bench-points 65536 --bench-dims 16 --bench-dtypes float32
 bench benchmark-gpu-compiled 90 --bench-points 16384 --bench-dims 64 --bench-dtypes float16 --bench-compiled
 

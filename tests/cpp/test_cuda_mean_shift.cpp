@@ -138,18 +138,29 @@ void check_tight_clusters(double kappa, float spread) {
 
 }  // namespace
 
-int main() {
-  check_tight_clusters(3e4, 3e-3f);
-  check_tight_clusters(1e5, 3e-3f);
-  check_tight_clusters(1e5, 1e-3f);
-  check_tight_clusters(1e6, 1e-3f);
+int main(int argc, char** argv) {
   const std::vector<int64_t> ragged{0, 1, 15, 0, 70};
-  for (int64_t dim : {3, 8, 16, 20, 64, 100, 256}) {
+  for (int64_t dim : testing::widths(argc, argv, {3, 8, 16, 20, 64, 100, 256})) {
     for (bool half : {false, true}) {
       check({ragged, {}, dim, 5.0, 1.0, false}, half);
       check({{3, 1, 20, 0, 2}, ragged, dim, 5.0, 0.7, true}, half);
     }
   }
+  // pairs of chunks left out, in ragged batches: a row that sees nothing stays where it is
+  const std::vector<int64_t> chunked{0, 64, 15, 0, 200, 129};
+  for (int64_t dim : testing::widths(argc, argv, {8, 32, 64, 100, 256})) {
+    for (bool half : {false, true}) {
+      check({chunked, {}, dim, 5.0, 0.8, false, 0, 0, rpe::cuda::kListChunk}, half);
+      check({{3, 70, 20, 0, 65, 1}, chunked, dim, 5.0, 0.7, true, 0, 0, rpe::cuda::kListChunk}, half);
+    }
+  }
+  if (argc > 1) return testing::finish();
+  check({{1100}, {}, 16, 20.0, 1.0, false, 0, 0, rpe::cuda::kListChunk}, false);
+  check({{150}, {1060}, 16, 20.0, 1.0, true, 0, 0, rpe::cuda::kListChunk}, false);
+  check_tight_clusters(3e4, 3e-3f);
+  check_tight_clusters(1e5, 3e-3f);
+  check_tight_clusters(1e5, 1e-3f);
+  check_tight_clusters(1e6, 1e-3f);
   for (double kappa : {1e-3, 10.0, 100.0}) {
     for (bool masses : {false, true}) {
       check({ragged, {}, 17, kappa, 0.7, masses}, false);
@@ -161,16 +172,6 @@ int main() {
   check({{1100}, {}, 8, 20.0, 1.0, false}, false);
   check({{150}, {1060}, 16, 20.0, 1.0, true}, false);
   check({{1060}, {70}, 16, 20.0, 1.0, false}, false);
-  // pairs of chunks left out, in ragged batches: a row that sees nothing stays where it is
-  const std::vector<int64_t> chunked{0, 64, 15, 0, 200, 129};
-  for (int64_t dim : {8, 32, 64, 100, 256}) {
-    for (bool half : {false, true}) {
-      check({chunked, {}, dim, 5.0, 0.8, false, 0, 0, rpe::cuda::kListChunk}, half);
-      check({{3, 70, 20, 0, 65, 1}, chunked, dim, 5.0, 0.7, true, 0, 0, rpe::cuda::kListChunk}, half);
-    }
-  }
-  check({{1100}, {}, 16, 20.0, 1.0, false, 0, 0, rpe::cuda::kListChunk}, false);
-  check({{150}, {1060}, 16, 20.0, 1.0, true, 0, 0, rpe::cuda::kListChunk}, false);
   check({{}, {}, 4, 5.0, 1.0, false}, false);
   check({{0, 0}, {3, 0}, 4, 5.0, 1.0, true}, false);
   return testing::finish();

@@ -132,6 +132,14 @@ inline std::vector<int64_t> offsets_of(const std::vector<int64_t>& sizes) {
   return offsets;
 }
 
+// Widths of rows: those that the command line names, for checkers under which all of them would take too long, else
+// `all`.
+inline std::vector<int64_t> widths(int argc, char** argv, const std::vector<int64_t>& all) {
+  std::vector<int64_t> named;
+  for (int k = 1; k < argc; ++k) named.push_back(std::atoll(argv[k]));
+  return named.empty() ? all : named;
+}
+
 template <class T>
 double largest(const std::vector<T>& values) {
   double result = 0;
