@@ -27,7 +27,6 @@ def forward(points: Tensor, offsets: Tensor, threshold: float) -> Tensor:
             shape,
             *(*rows, root, unfinished, tiles.image, tiles.row, offsets, partial),
             *(2.0 * threshold - 1.0, num_points, splits),
-            D=dim,
             BLOCK_M=shape.rows,
             BLOCK_N=shape.columns,
             BLOCK_D=block_dim(dim),

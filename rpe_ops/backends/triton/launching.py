@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from rpe_ops.backends.tile_list import NearTiles, TileList
-from rpe_ops.backends.triton.shapes import TileShape
+from rpe_ops.backends.triton.shapes import TileShape, block_dim
 
 
 def compile_options(shape: TileShape) -> dict[str, Any]:
@@ -37,17 +38,26 @@ def list_arguments(
 
 
 class Operands(NamedTuple):
-    """Rows as the tensor cores read them: their float16 copy, and, for float32-grade products, what that leaves."""
+    """Rows `[T, BLOCK_D]` as the tensor cores read them, zeros from D on: their float16 copy, and, for float32-grade
+    products, what that leaves."""
 
     high: Tensor
     low: Tensor | None
 
     def rounded(self) -> Tensor:
-        """The rows that the operands stand for, in float32."""
+        """The rows `[T, BLOCK_D]` that the operands stand for, in float32."""
         return self.high.float() if self.low is None else self.high.float() + self.low
 
 
 def operands(rows: Tensor, half: bool) -> Operands:
-    """Split float32 rows. The two parts of a unit row hold it to 2^-26, a float32 component near 1 to 2^-24."""
+    """Split float32 rows `[T, D]`. The two parts of a unit row hold it to 2^-26, a float32 component near 1 to 2^-24.
+
+    Padded to BLOCK_D, rows of every width are aligned to 16 bytes, and one kernel serves all widths of a BLOCK_D.
+    """
     high = rows.to(torch.float16)
-    return Operands(high, None if half else (rows - high.float()).to(torch.float16))
+    return Operands(_padded(high), None if half else _padded((rows - high.float()).to(torch.float16)))
+
+
+def _padded(rows: Tensor) -> Tensor:
+    missing = block_dim(rows.shape[1]) - rows.shape[1]
+    return F.pad(rows, (0, missing)) if missing else rows

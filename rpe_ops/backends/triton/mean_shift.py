@@ -67,7 +67,7 @@ def forward(
     squared, excess = _lengths(partners, y)
     largest_cosine = _largest_cosine(squared, excess, point_offsets)[0] if fixed_shift else None
     bias = None if fixed_shift else _bias(log_weight, excess, kappa)
-    partial_sum = points.new_empty(splits, num_points, dim)
+    partial_sum = points.new_empty(splits, num_points, block_dim(dim))
     partial_rows = _buffers(3, points, splits, num_points)  # nearest, level, density
     launch(
         mean_shift_forward_kernel,
@@ -178,7 +178,7 @@ def _blurring(
     shape = tile_shape("mean_shift_backward", dim, half, points.device, listed=near is not None)
     tiles = row_tiles(offsets, num_points, shape.rows)
     splits = num_splits(tiles.count, points, offsets, shape)
-    partial_points, partial_slopes = _buffers(2, h, splits, num_points, dim)
+    partial_points, partial_slopes = _buffers(2, h, splits, num_points, block_dim(dim))
     launch(
         blurring_backward_kernel,
         (tiles.count, splits),
@@ -201,9 +201,9 @@ def _blurring(
         **pair_constants(dim, shape, half),
     )
     row_scale = (scale * 2.0**SCALE_EXPONENT.value)[image, None]
-    pair_sum = partial_points.sum(0) / row_scale
+    pair_sum = partial_points.sum(0)[:, :dim] / row_scale
     mean_slope = _image_sums(h, zero_row, offsets) / offsets.diff()[:, None].clamp_min(1)
-    pull = kappa * pair_sum + partial_slopes.sum(0) / row_scale + mean_slope[image]
+    pull = kappa * pair_sum + partial_slopes.sum(0)[:, :dim] / row_scale + mean_slope[image]
     return pull, (points * pair_sum).sum(dtype=torch.float64).to(kappa.dtype) / 2.0
 
 
@@ -252,7 +252,7 @@ def _rows_and_columns(
     tiles = row_tiles(point_offsets, num_points, shape.rows)
     splits = num_splits(tiles.count, partners, source_offsets, shape)
     inputs = (*x, *y, _bias(log_weight, _lengths(partners, y)[1], kappa), *slopes)
-    row_sum = h.new_empty(splits, num_points, dim)
+    row_sum = h.new_empty(splits, num_points, block_dim(dim))
     slope_sum, nearest, level, density = _buffers(4, h, splits, num_points)
     launch(
         row_backward_kernel,
@@ -274,10 +274,10 @@ def _rows_and_columns(
     nearest, level, share = _common_reference(nearest, level, density, kappa)
     row_scale = _per_row(scale, point_offsets, num_points)
     rest = (share * slope_sum).sum(0)  # 0 but for the rounding of e, which is taken out again
-    rows = ((share[:, :, None] * row_sum).sum(0) - rest[:, None] * mean) / row_scale
+    rows = ((share[:, :, None] * row_sum).sum(0)[:, :dim] - rest[:, None] * mean) / row_scale
     tiles = row_tiles(source_offsets, num_sources, shape.rows)
     splits = num_splits(tiles.count, points, point_offsets, shape)
-    sums = _buffers(2, h, splits, num_sources, dim)  # P h and S x
+    sums = _buffers(2, h, splits, num_sources, block_dim(dim))  # P h and S x
     mass_sum = h.new_empty(splits, num_sources)
     launch(
         column_backward_kernel,
@@ -299,7 +299,7 @@ def _rows_and_columns(
         **constants,
     )
     source_scale = _per_row(scale, source_offsets, num_sources)
-    slope_sums, point_sums = (partial.sum(0) for partial in sums)
+    slope_sums, point_sums = (partial.sum(0)[:, :dim] for partial in sums)
     column_sum = (slope_sums + kappa * point_sums) / source_scale
     grad_weight = mass_sum.sum(0) / source_scale[:, 0]
     if log_weight is not None:
@@ -342,7 +342,7 @@ def _scaled_slopes(
     exponent = torch.floor(torch.log2(_LONGEST_SLOPE / headroom / longest)).clamp(-120.0, 120.0)
     scale = torch.where(longest > 0, torch.exp2(exponent), 1.0)
     rows = operands(slopes * scale[image, None], half)
-    return rows, (rows.rounded() * mean).sum(1), scale
+    return rows, (rows.rounded()[:, : mean.shape[1]] * mean).sum(1), scale
 
 
 def _lengths(rows: Tensor, operand: Operands) -> tuple[Tensor, Tensor | None]:

@@ -58,7 +58,7 @@ def forward(
     tiles = row_tiles(offsets, num_points, shape.rows)
     splits = num_splits(tiles.count, points, offsets, shape)
     partial_hinge = points.new_empty(splits, num_points)
-    partial_grad = points.new_empty(splits, num_points if with_gradient else 0, dim)
+    partial_grad = points.new_empty(splits, num_points if with_gradient else 0, block_dim(dim))
     launch(
         hinge_kernel,
         (tiles.count, splits),

@@ -136,9 +136,8 @@ def block_dim(dim: int) -> int:
 
 
 def pair_constants(dim: int, shape: TileShape, half: bool) -> dict[str, int | bool]:
-    """What every kernel over pairs of rows is compiled for."""
+    """What every kernel over pairs of rows is compiled for: rows come padded to BLOCK_D (`launching.operands`)."""
     return {
-        "D": dim,
         "BLOCK_M": shape.rows,
         "BLOCK_N": shape.columns,
         "BLOCK_D": block_dim(dim),

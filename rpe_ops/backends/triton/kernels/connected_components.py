@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from rpe_ops.backends.triton.kernels.tiles import column_range, load_rows, rows_times_rows
+from rpe_ops.backends.triton.kernels.tiles import column_range, load_padded, rows_times_rows
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_splits"], do_not_specialize_on_alignment=["offsets"])
@@ -24,7 +24,6 @@ def foreign_root_kernel(
     threshold,
     num_rows,
     num_splits,
-    D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -49,13 +48,13 @@ def foreign_root_kernel(
     smallest = tl.zeros([BLOCK_M], tl.int32) + num_rows
     if tl.load(unfinished) != 0:
         first, last = column_range(tl.load(offsets + image).to(tl.int32), end, split, num_splits, BLOCK_N)
-        x_i = load_rows(points, rows, end, D, BLOCK_D)
-        x_i_low = load_rows(points_low, rows, end, D, BLOCK_D)
+        x_i = load_padded(points, rows, end, BLOCK_D)
+        x_i_low = load_padded(points_low, rows, end, BLOCK_D)
         root_i = tl.load(root + rows, mask=rows < end, other=0)
         for start in range(first, last, BLOCK_N):
             columns = start + tl.arange(0, BLOCK_N)
-            x_j = load_rows(points, columns, last, D, BLOCK_D)
-            x_j_low = load_rows(points_low, columns, last, D, BLOCK_D)
+            x_j = load_padded(points, columns, last, BLOCK_D)
+            x_j_low = load_padded(points_low, columns, last, BLOCK_D)
             root_j = tl.load(root + columns, mask=columns < last, other=num_rows)
             zero = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
             cosine = rows_times_rows(x_i, x_i_low, x_j, x_j_low, zero, True)

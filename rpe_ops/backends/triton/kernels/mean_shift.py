@@ -15,11 +15,13 @@ from rpe_ops.backends.triton.kernels.tiles import (
     SCALE_EXPONENT,
     WIDEST_PEELED,
     kernel_values,
+    load_padded,
     load_rows,
     load_values,
     log2_concentration,
     raise_reference,
     rows_times_rows,
+    store_padded,
     store_rows,
     tile_start,
     tile_walk,
@@ -42,7 +44,6 @@ def forward_tile(
     density,
     nearest,
     level,
-    D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -52,8 +53,8 @@ def forward_tile(
 ):
     """One column tile of `mean_shift_forward_kernel`: its sums and their reference, carried on."""
     columns = start + tl.arange(0, BLOCK_N)
-    y = load_rows(sources, columns, last, D, BLOCK_D, MASKED)  # [BLOCK_N, BLOCK_D]
-    y_low = load_rows(sources_low, columns, last, D, BLOCK_D, MASKED)
+    y = load_padded(sources, columns, last, BLOCK_D, MASKED)  # [BLOCK_N, BLOCK_D]
+    y_low = load_padded(sources_low, columns, last, BLOCK_D, MASKED)
     zero = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     cosine = rows_times_rows(x, x_low, y, y_low, zero, SPLIT)  # [BLOCK_M, BLOCK_N]
     if FIXED_SHIFT:
@@ -106,7 +107,6 @@ def mean_shift_forward_kernel(
     partial_density,
     num_rows,
     num_splits,
-    D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -145,8 +145,8 @@ def mean_shift_forward_kernel(
         num_splits,
         BLOCK_N,
     )
-    x = load_rows(points, rows, row_end, D, BLOCK_D)  # [BLOCK_M, BLOCK_D]
-    x_low = load_rows(points_low, rows, row_end, D, BLOCK_D)
+    x = load_padded(points, rows, row_end, BLOCK_D)  # [BLOCK_M, BLOCK_D]
+    x_low = load_padded(points_low, rows, row_end, BLOCK_D)
     kappa = log2_concentration(kappa_pointer)
     total = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     density = tl.zeros([BLOCK_M], tl.float32)
@@ -175,7 +175,6 @@ def mean_shift_forward_kernel(
                 density,
                 nearest,
                 level,
-                D,
                 BLOCK_M,
                 BLOCK_N,
                 BLOCK_D,
@@ -198,7 +197,6 @@ def mean_shift_forward_kernel(
             density,
             nearest,
             level,
-            D,
             BLOCK_M,
             BLOCK_N,
             BLOCK_D,
@@ -207,7 +205,7 @@ def mean_shift_forward_kernel(
             True,
         )
     slot = split.to(tl.int64) * num_rows
-    store_rows(partial_sum + slot * D, total, rows, row_end, D, BLOCK_D)
+    store_padded(partial_sum + slot * BLOCK_D, total, rows, row_end, BLOCK_D)
     tl.store(partial_nearest + slot + rows, nearest, mask=rows < row_end)
     tl.store(partial_level + slot + rows, level, mask=rows < row_end)
     tl.store(partial_density + slot + rows, density, mask=rows < row_end)
@@ -283,7 +281,7 @@ def mean_shift_finish_kernel(
             split_level(partial_nearest, partial_level, slot + rows, inside, nearest, kappa) - level
         )
         density += scale * tl.load(partial_density + slot + rows, mask=inside, other=0.0)
-        total += scale[:, None] * load_rows(partial_sum + slot * D, rows, num_rows, D, BLOCK_D)
+        total += scale[:, None] * load_padded(partial_sum + slot * BLOCK_D, rows, num_rows, BLOCK_D)
     x = load_rows(points, rows, num_rows, D, BLOCK_D)
     empty = density < LEAST_DENSITY  # an image without mass: its rows stay
     known = tl.where(empty, 1.0, density)

@@ -14,12 +14,13 @@ from rpe_ops.backends.triton.kernels.tiles import (
     SCALE_EXPONENT,
     WIDEST_PEELED,
     kernel_values,
+    load_padded,
     load_rows,
     load_values,
     log2_concentration,
     raise_reference,
     rows_times_rows,
-    store_rows,
+    store_padded,
     tile_start,
     tile_walk,
     weights_times_rows,
@@ -45,7 +46,6 @@ def blurring_tile(
     last,
     sum_points,
     sum_slopes,
-    D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -54,10 +54,10 @@ def blurring_tile(
 ):
     """One column tile of `blurring_backward_kernel`: its sums, carried on."""
     columns = start + tl.arange(0, BLOCK_N)
-    x_j = load_rows(points, columns, last, D, BLOCK_D, MASKED)  # [BLOCK_N, BLOCK_D]
-    x_j_low = load_rows(points_low, columns, last, D, BLOCK_D, MASKED)
-    u_j = load_rows(slope_rows, columns, last, D, BLOCK_D, MASKED)
-    u_j_low = load_rows(slope_rows_low, columns, last, D, BLOCK_D, MASKED)
+    x_j = load_padded(points, columns, last, BLOCK_D, MASKED)  # [BLOCK_N, BLOCK_D]
+    x_j_low = load_padded(points_low, columns, last, BLOCK_D, MASKED)
+    u_j = load_padded(slope_rows, columns, last, BLOCK_D, MASKED)
+    u_j_low = load_padded(slope_rows_low, columns, last, BLOCK_D, MASKED)
     v_j = load_values(slope_shift, columns, last, 0.0, MASKED)
     zero = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     cosine = zero
@@ -100,7 +100,6 @@ def blurring_backward_kernel(
     partial_slopes,
     num_rows,
     num_splits,
-    D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -139,10 +138,10 @@ def blurring_backward_kernel(
         num_splits,
         BLOCK_N,
     )
-    x_i = load_rows(points, rows, row_end, D, BLOCK_D)  # [BLOCK_M, BLOCK_D]
-    x_i_low = load_rows(points_low, rows, row_end, D, BLOCK_D)
-    u_i = load_rows(slope_rows, rows, row_end, D, BLOCK_D)
-    u_i_low = load_rows(slope_rows_low, rows, row_end, D, BLOCK_D)
+    x_i = load_padded(points, rows, row_end, BLOCK_D)  # [BLOCK_M, BLOCK_D]
+    x_i_low = load_padded(points_low, rows, row_end, BLOCK_D)
+    u_i = load_padded(slope_rows, rows, row_end, BLOCK_D)
+    u_i_low = load_padded(slope_rows_low, rows, row_end, BLOCK_D)
     v_i = tl.load(slope_shift + rows, mask=rows < row_end, other=0.0)
     largest = tl.load(largest_cosine + rows, mask=rows < row_end, other=0.0)
     kappa = log2_concentration(kappa_pointer)
@@ -171,7 +170,6 @@ def blurring_backward_kernel(
                 last,
                 sum_points,
                 sum_slopes,
-                D,
                 BLOCK_M,
                 BLOCK_N,
                 BLOCK_D,
@@ -197,19 +195,18 @@ def blurring_backward_kernel(
             last,
             sum_points,
             sum_slopes,
-            D,
             BLOCK_M,
             BLOCK_N,
             BLOCK_D,
             SPLIT,
             True,
         )
-    slot = split.to(tl.int64) * num_rows * D
-    store_rows(partial_points + slot, sum_points, rows, row_end, D, BLOCK_D)
-    store_rows(partial_slopes + slot, sum_slopes, rows, row_end, D, BLOCK_D)
+    slot = split.to(tl.int64) * num_rows * BLOCK_D
+    store_padded(partial_points + slot, sum_points, rows, row_end, BLOCK_D)
+    store_padded(partial_slopes + slot, sum_slopes, rows, row_end, BLOCK_D)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["offsets"])
 def tile_sum_kernel(
     values,
     chosen,
@@ -284,7 +281,6 @@ def row_backward_kernel(
     partial_density,
     num_rows,
     num_splits,
-    D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -320,10 +316,10 @@ def row_backward_kernel(
         num_splits,
         BLOCK_N,
     )
-    x = load_rows(points, rows, row_end, D, BLOCK_D)
-    x_low = load_rows(points_low, rows, row_end, D, BLOCK_D)
-    h = load_rows(slope_rows, rows, row_end, D, BLOCK_D)
-    h_low = load_rows(slope_rows_low, rows, row_end, D, BLOCK_D)
+    x = load_padded(points, rows, row_end, BLOCK_D)
+    x_low = load_padded(points_low, rows, row_end, BLOCK_D)
+    h = load_padded(slope_rows, rows, row_end, BLOCK_D)
+    h_low = load_padded(slope_rows_low, rows, row_end, BLOCK_D)
     e = tl.load(slope_shift + rows, mask=rows < row_end, other=0.0)
     kappa = log2_concentration(kappa_pointer)
     nearest = tl.full([BLOCK_M], float("-inf"), tl.float32)
@@ -335,8 +331,8 @@ def row_backward_kernel(
     for place in range(first, stop, STEP):
         columns = tile_start(list_columns, place, BLOCK_N) + tl.arange(0, BLOCK_N)
         inside = columns < last
-        y = load_rows(sources, columns, last, D, BLOCK_D)
-        y_low = load_rows(sources_low, columns, last, D, BLOCK_D)
+        y = load_padded(sources, columns, last, BLOCK_D)
+        y_low = load_padded(sources_low, columns, last, BLOCK_D)
         zero = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
         cosine = rows_times_rows(x, x_low, y, y_low, zero, SPLIT)
         bias = tl.zeros([BLOCK_N], tl.float32)
@@ -351,7 +347,7 @@ def row_backward_kernel(
         slope_sum = slope_sum * rescale + tl.sum(slope, 1)
         row_sum = weights_times_rows(slope, y, y_low, row_sum * rescale[:, None], SPLIT)
     slot = split.to(tl.int64) * num_rows
-    store_rows(partial_row_sum + slot * D, row_sum, rows, row_end, D, BLOCK_D)
+    store_padded(partial_row_sum + slot * BLOCK_D, row_sum, rows, row_end, BLOCK_D)
     inside = rows < row_end
     tl.store(partial_slope + slot + rows, slope_sum, mask=inside)
     tl.store(partial_nearest + slot + rows, nearest, mask=inside)
@@ -387,7 +383,6 @@ def column_backward_kernel(
     partial_mass,
     num_columns,
     num_splits,
-    D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -422,8 +417,8 @@ def column_backward_kernel(
         num_splits,
         BLOCK_N,
     )
-    y = load_rows(sources, columns, column_end, D, BLOCK_D)
-    y_low = load_rows(sources_low, columns, column_end, D, BLOCK_D)
+    y = load_padded(sources, columns, column_end, BLOCK_D)
+    y_low = load_padded(sources_low, columns, column_end, BLOCK_D)
     bias = tl.zeros([BLOCK_M], tl.float32)
     ceiling = tl.zeros([BLOCK_M], tl.float32)
     if log_weight is not None:
@@ -440,10 +435,10 @@ def column_backward_kernel(
     for place in range(first, stop, STEP):
         rows = tile_start(list_columns, place, BLOCK_N) + tl.arange(0, BLOCK_N)
         inside = rows < last
-        x = load_rows(points, rows, last, D, BLOCK_D)
-        x_low = load_rows(points_low, rows, last, D, BLOCK_D)
-        h = load_rows(slope_rows, rows, last, D, BLOCK_D)
-        h_low = load_rows(slope_rows_low, rows, last, D, BLOCK_D)
+        x = load_padded(points, rows, last, BLOCK_D)
+        x_low = load_padded(points_low, rows, last, BLOCK_D)
+        h = load_padded(slope_rows, rows, last, BLOCK_D)
+        h_low = load_padded(slope_rows_low, rows, last, BLOCK_D)
         e = tl.load(slope_shift + rows, mask=inside, other=0.0)
         nearest_i = tl.load(nearest + rows, mask=inside, other=0.0)
         level_i = tl.load(level + rows, mask=inside, other=float("inf"))  # infinite where there is no mass
@@ -457,6 +452,6 @@ def column_backward_kernel(
         sum_slopes = weights_times_rows(probability * 2.0**SCALE_EXPONENT, h, h_low, sum_slopes, SPLIT)
     sum_slopes = sum_slopes * 2.0**-SCALE_EXPONENT
     slot = split.to(tl.int64) * num_columns
-    store_rows(partial_slopes + slot * D, sum_slopes, columns, column_end, D, BLOCK_D)
-    store_rows(partial_points + slot * D, sum_points, columns, column_end, D, BLOCK_D)
+    store_padded(partial_slopes + slot * BLOCK_D, sum_slopes, columns, column_end, BLOCK_D)
+    store_padded(partial_points + slot * BLOCK_D, sum_points, columns, column_end, BLOCK_D)
     tl.store(partial_mass + slot + columns, sum_mass, mask=columns < column_end)

@@ -10,7 +10,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from rpe_ops.backends.triton.kernels.tiles import load_rows, rows_times_rows, share_of_split, store_rows
+from rpe_ops.backends.triton.kernels.tiles import (
+    load_padded,
+    load_rows,
+    rows_times_rows,
+    share_of_split,
+    store_padded,
+    store_rows,
+)
 
 
 @triton.jit
@@ -29,7 +36,6 @@ def hinge_tile(
     end,
     hinge,
     grad,
-    D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -39,8 +45,8 @@ def hinge_tile(
 ):
     """One column tile of `hinge_kernel`: its sums, carried on. Not MIXED: no pair is of one instance."""
     columns = start + tl.arange(0, BLOCK_N)
-    x_j = load_rows(points, columns, end, D, BLOCK_D)  # [BLOCK_N, BLOCK_D]
-    x_j_low = load_rows(points_low, columns, end, D, BLOCK_D)
+    x_j = load_padded(points, columns, end, BLOCK_D)  # [BLOCK_N, BLOCK_D]
+    x_j_low = load_padded(points_low, columns, end, BLOCK_D)
     weight_j = tl.load(weight + columns, mask=columns < end, other=0.0)  # no weight outside
     excess = tl.zeros([BLOCK_M, BLOCK_N], tl.float32) - threshold
     excess = rows_times_rows(x_i, x_i_low, x_j, x_j_low, excess, SPLIT)  # [BLOCK_M, BLOCK_N]
@@ -50,10 +56,10 @@ def hinge_tile(
     active = excess > 0.0
     hinge += tl.sum(tl.maximum(excess, 0.0) * weight_j[None, :], 1)
     if WITH_GRADIENT:
-        weighted_j = load_rows(weighted, columns, end, D, BLOCK_D)
+        weighted_j = load_padded(weighted, columns, end, BLOCK_D)
         mask = active.to(weighted_j.dtype)
         if SPLIT:  # see weights_times_rows
-            part = tl.dot(mask, load_rows(weighted_low, columns, end, D, BLOCK_D))
+            part = tl.dot(mask, load_padded(weighted_low, columns, end, BLOCK_D))
             grad += tl.dot(mask, weighted_j, part)
         else:
             grad = tl.dot(mask, weighted_j, grad)
@@ -80,7 +86,6 @@ def hinge_kernel(
     threshold,
     num_rows,
     num_splits,
-    D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -105,8 +110,8 @@ def hinge_kernel(
     rows = row_begin + tl.arange(0, BLOCK_M)
     begin = tl.load(offsets + image).to(tl.int32)
     end = tl.load(offsets + image + 1).to(tl.int32)
-    x_i = load_rows(points, rows, end, D, BLOCK_D)  # [BLOCK_M, BLOCK_D]
-    x_i_low = load_rows(points_low, rows, end, D, BLOCK_D)
+    x_i = load_padded(points, rows, end, BLOCK_D)  # [BLOCK_M, BLOCK_D]
+    x_i_low = load_padded(points_low, rows, end, BLOCK_D)
     instance_i = tl.load(instance + rows, mask=rows < end, other=-1)
     # Column tiles, counted from the image's first: those from `near` to before `near_end` hold rows of this tile's
     # instances; of these, from `hole` to before `hole_end`, no pair is of two instances.
@@ -140,7 +145,6 @@ def hinge_kernel(
             end,
             hinge,
             grad,
-            D,
             BLOCK_M,
             BLOCK_N,
             BLOCK_D,
@@ -166,7 +170,6 @@ def hinge_kernel(
             end,
             hinge,
             grad,
-            D,
             BLOCK_M,
             BLOCK_N,
             BLOCK_D,
@@ -177,7 +180,7 @@ def hinge_kernel(
     slot = split.to(tl.int64) * num_rows
     tl.store(partial_hinge + slot + rows, hinge, mask=rows < end)
     if WITH_GRADIENT:
-        store_rows(partial_grad + slot * D, grad, rows, end, D, BLOCK_D)
+        store_padded(partial_grad + slot * BLOCK_D, grad, rows, end, BLOCK_D)
 
 
 @triton.jit(do_not_specialize_on_alignment=["points", "weight", "offsets"])
@@ -290,7 +293,7 @@ def loss_finish_kernel(
         slot = tl.cast(split, tl.int64) * num_rows
         value += tl.load(partial_hinge + slot + rows, mask=inside, other=0.0)
         if WITH_GRADIENT:
-            slope += load_rows(partial_grad + slot * D, rows, end, D, BLOCK_D)
+            slope += load_padded(partial_grad + slot * BLOCK_D, rows, end, BLOCK_D)
     if WITH_GRADIENT:
         slope = slope * tl.load(inverse_scale + image)
     row_last = tl.minimum(row_begin + BLOCK_M, end) - 1

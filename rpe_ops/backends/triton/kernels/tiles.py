@@ -26,23 +26,43 @@ WIDEST_PEELED = tl.constexpr(64)
 
 
 @triton.jit
-def load_rows(pointer, rows, row_end, D: tl.constexpr, BLOCK_D: tl.constexpr, MASKED: tl.constexpr = True):
-    """Rows `[len(rows), BLOCK_D]` of a packed `[T, D]` tensor, 0 outside; 0 alone for no tensor.
+def load_padded(pointer, rows, row_end, BLOCK_D: tl.constexpr, MASKED: tl.constexpr = True):
+    """Rows `[len(rows), BLOCK_D]` of an operand or of sums `[T, BLOCK_D]`, 0 outside; 0 alone for no tensor.
 
     Not MASKED: all rows are inside.
     """
     if pointer is None:
         values = 0
     else:
-        columns = tl.arange(0, BLOCK_D)
-        places = pointer + rows.to(tl.int64)[:, None] * D + columns[None, :]
+        places = pointer + rows.to(tl.int64)[:, None] * BLOCK_D + tl.arange(0, BLOCK_D)[None, :]
         if MASKED:
-            values = tl.load(places, mask=(rows < row_end)[:, None] & (columns < D)[None, :], other=0.0)
-        elif BLOCK_D != D:
-            values = tl.load(places, mask=(columns < D)[None, :] & (rows >= 0)[:, None], other=0.0)
+            values = tl.load(places, mask=(rows < row_end)[:, None], other=0.0)
         else:
             values = tl.load(places)
     return values
+
+
+@triton.jit
+def store_padded(pointer, values, rows, row_end, BLOCK_D: tl.constexpr):
+    """The inverse of `load_padded`."""
+    places = pointer + rows.to(tl.int64)[:, None] * BLOCK_D + tl.arange(0, BLOCK_D)[None, :]
+    tl.store(places, values, mask=(rows < row_end)[:, None])
+
+
+@triton.jit
+def load_rows(pointer, rows, row_end, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Rows `[len(rows), BLOCK_D]` of a packed `[T, D]` tensor, 0 outside."""
+    columns = tl.arange(0, BLOCK_D)
+    places = pointer + rows.to(tl.int64)[:, None] * D + columns[None, :]
+    return tl.load(places, mask=(rows < row_end)[:, None] & (columns < D)[None, :], other=0.0)
+
+
+@triton.jit
+def store_rows(pointer, values, rows, row_end, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """The inverse of `load_rows`."""
+    columns = tl.arange(0, BLOCK_D)
+    inside = (rows < row_end)[:, None] & (columns < D)[None, :]
+    tl.store(pointer + rows.to(tl.int64)[:, None] * D + columns[None, :], values, mask=inside)
 
 
 @triton.jit
@@ -97,16 +117,6 @@ def weights_times_rows(weights, b, b_low, total, SPLIT: tl.constexpr):
     else:
         total = tl.dot(high, b, total)
     return total
-
-
-@triton.jit
-def store_rows(pointer, values, rows, row_end, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """The inverse of `load_rows`."""
-    columns = tl.arange(0, BLOCK_D)
-    inside = (rows < row_end)[:, None]
-    if BLOCK_D != D:
-        inside = inside & (columns < D)[None, :]
-    tl.store(pointer + rows.to(tl.int64)[:, None] * D + columns[None, :], values, mask=inside)
 
 
 @triton.jit
