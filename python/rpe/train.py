@@ -21,6 +21,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
 from torch import Tensor, nn
 
+from . import tasks
 from .build import build_model, build_objective
 from .checkpoint import load_weights, random_state, read_checkpoint, save_checkpoint, set_random_state
 from .classes import Classes
@@ -221,7 +222,12 @@ def _loader(
     settings = config.training
     per_step = settings.batch_size * settings.accumulate * num_processes
     views = TrainingViews(
-        samples, config.data, config.model, seed=config.seed, count=settings.steps * per_step
+        samples,
+        config.data,
+        config.model,
+        seed=config.seed,
+        count=settings.steps * per_step,
+        prepare=tasks.get(config.task).training_sample,
     )
     views.load()
     return torch.utils.data.DataLoader(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -34,12 +35,20 @@ class TrainingViews(torch.utils.data.Dataset[dict[str, Tensor]]):
         model: preprocessing of the images.
         seed: of every draw.
         count: length.
+        prepare: what the task changes of a sample, by default nothing; takes and gives maps of one size.
     """
 
     def __init__(
-        self, samples: Dataset, data: DataConfig, model: ModelConfig, *, seed: int, count: int
+        self,
+        samples: Dataset,
+        data: DataConfig,
+        model: ModelConfig,
+        *,
+        seed: int,
+        count: int,
+        prepare: Callable[[Sample], Sample] | None = None,
     ) -> None:
-        self.samples, self.data, self.model = samples, data, model
+        self.samples, self.data, self.model, self.prepare = samples, data, model, prepare
         self.seed, self.count = seed, count
         self._cache: dict[int, Sample] = {}
         self._cached_bytes = 0
@@ -93,6 +102,7 @@ class TrainingViews(torch.utils.data.Dataset[dict[str, Tensor]]):
         sample = self._cache.get(index)
         if sample is None:
             sample = self.samples[index]
+            sample = sample if self.prepare is None else self.prepare(sample)
             sample = replace(sample, image=preprocess(sample.image, self.model))
             size = sample.num_bytes
             if not self.samples.streams and self._cached_bytes + size <= _CACHE_BYTES:
