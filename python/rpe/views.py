@@ -18,6 +18,7 @@ from torch import Tensor
 from .config import DataConfig, ModelConfig
 from .data import Dataset, Sample, augment, sample_generator
 from .preprocess import preprocess
+from .progress import told
 
 _CACHE_BYTES = 2 * 2**30
 _PLANE = 2**16
@@ -117,7 +118,8 @@ class TrainingViews(torch.utils.data.Dataset[dict[str, Tensor]]):
         if self._chance is None and self.samples.streams:
             self._chance = torch.ones(len(self.samples), dtype=torch.float64)
         if self._chance is None:
-            kinds = [_group(self._sample(index)) for index in range(len(self.samples))]
+            what = f"reading {len(self.samples)} images of {self.samples.format}:{self.samples.root}"
+            kinds = [_group(self._sample(index)) for index in told(range(len(self.samples)), what)]
             number = Counter(kinds)
             weight = [number[kind] ** -self.data.balance for kind in kinds]
             self._chance = torch.tensor(weight, dtype=torch.float64)
