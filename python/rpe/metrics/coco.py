@@ -82,8 +82,8 @@ def encode_labels(
     codes = []
     for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
         rest = height * width - (int(first[end - 1] + length[end - 1]) if end > begin else 0)
-        runs = np.append(counts[2 * begin : 2 * end], rest)
-        codes.append({"size": [height, width], "counts": runs if rest or begin == end else runs[:-1]})
+        last = [rest] if rest or begin == end else []
+        codes.append({"size": [height, width], "counts": counts[2 * begin : 2 * end].tolist() + last})
     return list(run_length.frPyObjects(codes, height, width)) if codes else []
 
 
