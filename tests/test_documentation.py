@@ -3,9 +3,11 @@
 import doctest
 import importlib
 import importlib.util
+import json
 import os
 import pkgutil
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -135,11 +137,33 @@ def test_commands_exist(page):
     if commands:
         cli = pytest.importorskip("rpe.cli", reason="the model package needs the extra [train]")
         assert commands <= set(cli.app)
+        for line in re.findall(r"^rpe (.+)$", shell, flags=re.MULTILINE) + re.findall(
+            r"`rpe ([a-z]+ [^`]+)`", text
+        ):
+            parse(cli.app, line)
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     for extra in re.findall(r"pip install '[.]\[(\w+)\]'", text):
         assert re.search(rf"^{extra} = \[", project, flags=re.MULTILINE), extra
     for script in re.findall(r"python ((?:examples|docs|benchmarks)/[\w/]+\.py)", text):
         assert (ROOT / script).is_file(), script
+
+
+def parse(app, line):
+    """Arguments of `rpe` in the words of a page, where CONFIG is any config; nothing is run."""
+    line = line.replace("CONFIG", "configs/synthetic.toml").replace("configs/", f"{ROOT}/configs/")
+    words = shlex.split(line, comments=True)
+    app.parse_args(words, exit_on_error=False, print_error=False)
+
+
+@pytest.mark.parametrize(
+    "result", sorted((ROOT / "benchmarks" / "results" / "training").rglob("*.json")), ids=str
+)
+def test_results_of_training_name_a_command_that_exists(result):
+    cli = pytest.importorskip("rpe.cli", reason="the model package needs the extra [train]")
+    commands = json.loads(result.read_text(encoding="utf-8"))["environment"]["command"].split("; ")
+    for command in commands:
+        assert command.startswith("rpe ")
+        parse(cli.app, command.removeprefix("rpe "))
 
 
 def test_before_and_after_agree():
