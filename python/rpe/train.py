@@ -119,6 +119,8 @@ def _accelerator(config: Config) -> Iterator[Accelerator]:
     )
     try:
         yield accelerator
+        # No process goes on, or takes its connections away, before the first one has written the last file.
+        accelerator.wait_for_everyone()
         accelerator.end_training()
     finally:
         if accelerator.num_processes == 1:
