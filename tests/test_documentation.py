@@ -149,7 +149,7 @@ def test_commands_exist(page, tmp_path):
 
 
 def parse(app, line, folder):
-    """Arguments of `rpe` in the words of a page, where CONFIG is any config and CHECKPOINT any model; nothing is run."""
+    """Arguments of `rpe` in the words of a page, where CONFIG is any config, CHECKPOINT any model; nothing runs."""
     if "CHECKPOINT" in line and not (folder / "model.pt").exists():
         add_model(folder, {})
     line = line.replace("CONFIG", "configs/synthetic.toml").replace("configs/", f"{ROOT}/configs/")

@@ -40,7 +40,7 @@ def spec(tmp_path: Path) -> str:
 
 def labels_of_views(task: str, spec: str) -> torch.Tensor:
     data = DataConfig(root=spec, train_split="", crop=SIDE)
-    batch = next(iter(_loader(Config(task=task, data=data), 0, 1)))  # type: ignore[arg-type]
+    batch = next(iter(_loader(Config(task=task, data=data), open_dataset(spec), 0, 1)))  # type: ignore[arg-type]
     label: torch.Tensor = batch["label"]
     return label
 
