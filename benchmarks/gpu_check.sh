@@ -126,6 +126,24 @@ bench benchmark-gpu-large 30 --bench-points 262144 --bench-dims 16 --bench-dtype
 bench benchmark-gpu-tolerance 50 benchmarks/test_tolerance.py --bench-points 65536 --bench-dims 16 --bench-dtypes float32
 bench benchmark-gpu-compiled 90 --bench-points 16384 --bench-dims 64 --bench-dtypes float16 --bench-compiled
 
+# Last, where its extra [train] is installed: the model package in float32 and in float16, trained and evaluated for a
+# moment, with a JSON of each; and the tests of float16 with its gradient scaler, which need a GPU.
+model() {
+    [[ $wanted == "  " || $wanted == *" rpe "* ]] || return
+    if ! python3 -c 'import rpe.train, rpe.evaluate' 2>>"$OUT/gpu_check.log"; then
+        echo "left out  rpe: the extra [train] is not installed on this machine" | tee -a "$OUT/gpu_check.log"
+        return
+    fi
+    step rpe 80 bash -c '
+        python3 -m pytest tests/rpe/test_precision.py -q || exit 1
+        for precision in no fp16; do
+            python3 -m rpe train configs/synthetic.toml --output "$0/$precision" --training.precision "$precision" \
+                --training.steps 60 --data.root synthetic:num_images=24,size=64,instances=8 || exit 1
+            cp "$0/$precision/evaluation.json" "$1/rpe-$precision.json"
+        done' "$CACHE/rpe" "$OUT"
+}
+model
+
 # By name alone: the other sizes, and whole images within a tolerance.
 if [[ $wanted != "  " ]]; then
     bench benchmark-gpu-dims 300 --bench-points 4096 65536 --bench-dims 32 128

@@ -3,9 +3,11 @@
 import doctest
 import importlib
 import importlib.util
+import json
 import os
 import pkgutil
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -125,7 +127,7 @@ def test_code_blocks_run(page, tmp_path, monkeypatch, one_thread):
 
 
 @pytest.mark.parametrize("page", ["README.md", *DOCS])
-def test_commands_exist(page):
+def test_commands_exist(page, tmp_path):
     """Also in blocks that are not run: subcommands of rpe, scripts, extras."""
     text = (ROOT / page).read_text(encoding="utf-8")
     shell = "\n".join([block.code for block in blocks(page) if block.language == "bash"])
@@ -135,11 +137,36 @@ def test_commands_exist(page):
     if commands:
         cli = pytest.importorskip("rpe.cli", reason="the model package needs the extra [train]")
         assert commands <= set(cli.app)
+        for line in re.findall(r"^rpe (.+)$", shell, flags=re.MULTILINE) + re.findall(
+            r"`rpe ([a-z]+ [^`]+)`", text
+        ):
+            parse(cli.app, line, tmp_path)
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     for extra in re.findall(r"pip install '[.]\[(\w+)\]'", text):
         assert re.search(rf"^{extra} = \[", project, flags=re.MULTILINE), extra
     for script in re.findall(r"python ((?:examples|docs|benchmarks)/[\w/]+\.py)", text):
         assert (ROOT / script).is_file(), script
+
+
+def parse(app, line, folder):
+    """Arguments of `rpe` in the words of a page, where CONFIG is any config, CHECKPOINT any model; nothing runs."""
+    if "CHECKPOINT" in line and not (folder / "model.pt").exists():
+        add_model(folder, {})
+    line = line.replace("CONFIG", "configs/synthetic.toml").replace("configs/", f"{ROOT}/configs/")
+    line = line.replace("CHECKPOINT", f"{folder}/model.pt")
+    words = shlex.split(line, comments=True)
+    app.parse_args(words, exit_on_error=False, print_error=False)
+
+
+@pytest.mark.parametrize(
+    "result", sorted((ROOT / "benchmarks" / "results" / "training").rglob("*.json")), ids=str
+)
+def test_results_of_training_name_a_command_that_exists(result, tmp_path):
+    cli = pytest.importorskip("rpe.cli", reason="the model package needs the extra [train]")
+    commands = json.loads(result.read_text(encoding="utf-8"))["environment"]["command"].split("; ")
+    for command in commands:
+        assert command.startswith("rpe ")
+        parse(cli.app, command.removeprefix("rpe "), tmp_path)
 
 
 def test_before_and_after_agree():

@@ -13,10 +13,10 @@ from statistics import median
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from .data import DataError, Dataset, Problem, Sample, open_dataset
+from .progress import SlowTask
 
 _SIZES_SHOWN = 8
 
@@ -101,12 +101,8 @@ def run(spec: str, split: str | None = None, *, console: Console | None = None) 
         ValueError: unknown format.
     """
     console = Console() if console is None else console
-    columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("reading", total=None)
-        result = survey(
-            spec, split, advance=lambda done, total: progress.update(task, completed=done, total=total)
-        )
+    with SlowTask(f"reading the images of {spec}") as task:
+        result = survey(spec, split, advance=task.update)
     title = spec if split is None else f"{spec}, split {split}"
     console.print(title, markup=False, highlight=False, soft_wrap=True)
     console.print(counts_table(result))

@@ -21,6 +21,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
 from torch import Tensor, nn
 
+from . import tasks
 from .build import build_model, build_objective
 from .checkpoint import load_weights, random_state, read_checkpoint, save_checkpoint, set_random_state
 from .classes import Classes
@@ -118,6 +119,8 @@ def _accelerator(config: Config) -> Iterator[Accelerator]:
     )
     try:
         yield accelerator
+        # No process goes on, or takes its connections away, before the first one has written the last file.
+        accelerator.wait_for_everyone()
         accelerator.end_training()
     finally:
         if accelerator.num_processes == 1:
@@ -221,7 +224,12 @@ def _loader(
     settings = config.training
     per_step = settings.batch_size * settings.accumulate * num_processes
     views = TrainingViews(
-        samples, config.data, config.model, seed=config.seed, count=settings.steps * per_step
+        samples,
+        config.data,
+        config.model,
+        seed=config.seed,
+        count=settings.steps * per_step,
+        prepare=tasks.get(config.task).training_sample,
     )
     views.load()
     return torch.utils.data.DataLoader(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from .config import DataConfig, ModelConfig
 from .data import Dataset, Sample, augment, sample_generator
 from .preprocess import preprocess
+from .progress import told
 
 _CACHE_BYTES = 2 * 2**30
 _PLANE = 2**16
@@ -34,12 +36,20 @@ class TrainingViews(torch.utils.data.Dataset[dict[str, Tensor]]):
         model: preprocessing of the images.
         seed: of every draw.
         count: length.
+        prepare: what the task changes of a sample, by default nothing; takes and gives maps of one size.
     """
 
     def __init__(
-        self, samples: Dataset, data: DataConfig, model: ModelConfig, *, seed: int, count: int
+        self,
+        samples: Dataset,
+        data: DataConfig,
+        model: ModelConfig,
+        *,
+        seed: int,
+        count: int,
+        prepare: Callable[[Sample], Sample] | None = None,
     ) -> None:
-        self.samples, self.data, self.model = samples, data, model
+        self.samples, self.data, self.model, self.prepare = samples, data, model, prepare
         self.seed, self.count = seed, count
         self._cache: dict[int, Sample] = {}
         self._cached_bytes = 0
@@ -93,6 +103,7 @@ class TrainingViews(torch.utils.data.Dataset[dict[str, Tensor]]):
         sample = self._cache.get(index)
         if sample is None:
             sample = self.samples[index]
+            sample = sample if self.prepare is None else self.prepare(sample)
             sample = replace(sample, image=preprocess(sample.image, self.model))
             size = sample.num_bytes
             if not self.samples.streams and self._cached_bytes + size <= _CACHE_BYTES:
@@ -107,7 +118,8 @@ class TrainingViews(torch.utils.data.Dataset[dict[str, Tensor]]):
         if self._chance is None and self.samples.streams:
             self._chance = torch.ones(len(self.samples), dtype=torch.float64)
         if self._chance is None:
-            kinds = [_group(self._sample(index)) for index in range(len(self.samples))]
+            what = f"reading {len(self.samples)} images of {self.samples.format}:{self.samples.root}"
+            kinds = [_group(self._sample(index)) for index in told(range(len(self.samples)), what)]
             number = Counter(kinds)
             weight = [number[kind] ** -self.data.balance for kind in kinds]
             self._chance = torch.tensor(weight, dtype=torch.float64)

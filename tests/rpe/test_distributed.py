@@ -1,5 +1,5 @@
-"""Training in several processes, whoever starts them: the same losses as one process with the same global batch, and
-one evaluation."""
+"""Training in several processes, whoever starts them: the same losses as one process with the same global batch,
+interrupted or not, and one evaluation."""
 
 import os
 import subprocess
@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from rpe.checkpoint import read_checkpoint
 from rpe.evaluate import training_curves
+from rpe.train import CHECKPOINT, MODEL
 
 CONFIG = """
 seed = 3
@@ -47,13 +50,30 @@ LAUNCHERS = {
 COUNT = {"torchrun": "--nproc-per-node", "accelerate launch": "--num_processes"}
 
 
+INTERRUPTED = """
+import torch.distributed
+from rpe import cli, train
+save = train._save
+def save_and_stop(*arguments):
+    save(*arguments)
+    torch.distributed.barrier()
+    raise SystemExit("stopped after a checkpoint")
+train._save = save_and_stop
+cli.main()
+"""
+
+
 def launch(
-    folder: Path, processes: int, *options: str, launcher: str = "torchrun"
+    folder: Path,
+    processes: int,
+    *options: str,
+    launcher: str = "torchrun",
+    program: tuple[str, ...] = ("-m", "rpe"),
 ) -> "subprocess.CompletedProcess[str]":
-    """`rpe train` by a launcher where there is more than one process."""
+    """`rpe train`, or another program with its options, by a launcher where there is more than one process."""
     config = folder.with_suffix(".toml")
     config.write_text(CONFIG)
-    runner = ["-m", "rpe"]
+    runner = [*program]
     if processes > 1:
         runner = ["-m", *LAUNCHERS[launcher], COUNT[launcher], str(processes), *runner]
     command = [sys.executable, *runner, "train", str(config), "--output", str(folder), *options]
@@ -66,7 +86,7 @@ def launch(
 
 def losses(folder: Path, processes: int, *options: str, launcher: str = "torchrun") -> dict[str, np.ndarray]:
     done = launch(folder, processes, *options, "--data.test-split", "", launcher=launcher)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-9000:]
     return {name: np.array(values) for name, (_, values) in training_curves(folder).items()}
 
 
@@ -97,6 +117,27 @@ def test_two_processes_are_one_process(
 ) -> None:
     two = losses(tmp_path / "run", 2, "--training.batch-size", "2", launcher=launcher)
     assert_same_curves(two, one_process)
+
+
+def test_an_interrupted_run_of_two_processes_that_accumulates_and_recomputes_is_one_process(
+    tmp_path: Path, one_process: dict[str, np.ndarray]
+) -> None:
+    """Stopped after five of ten steps and resumed: the curves of one process that was never stopped, and bit for bit
+    the weights of two that were not."""
+    program = tmp_path / "interrupted.py"
+    program.write_text(INTERRUPTED)
+    divided = ("--training.batch-size", "1", "--training.accumulate", "2", "--training.recompute")
+    done = launch(tmp_path / "run", 2, *divided, "--data.test-split", "", program=(str(program),))
+    assert done.returncode != 0 and "stopped after a checkpoint" in done.stderr, done.stderr[-3000:]
+    assert read_checkpoint(tmp_path / "run" / CHECKPOINT)["training"]["step"] == 5
+    assert not (tmp_path / "run" / MODEL).exists()
+    assert_same_curves(losses(tmp_path / "run", 2, *divided, "--resume"), one_process)
+    losses(tmp_path / "undisturbed", 2, *divided)
+    resumed, undisturbed = (
+        read_checkpoint(tmp_path / name / MODEL)["model"] for name in ("run", "undisturbed")
+    )
+    for name, values in undisturbed.items():
+        assert torch.equal(resumed[name], values), name
 
 
 def test_two_processes_evaluate_once_and_resume_as_two(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 import rpe_ops
 from rpe import cli
+from rpe.checkpoint import read_checkpoint
 from rpe.config import DecodeConfig
 from rpe.experiments import EXPERIMENTS, gradient, margin, size
 from rpe.experiments.peer import ROWS, base_config
@@ -68,6 +69,13 @@ def test_every_experiment_leaves_a_figure_and_its_numbers(
         again = run_experiment(name, options, tmp_path, Console(file=open("/dev/null", "w")))
         assert again["numbers"] == facts["numbers"]
         assert before == {path: path.stat().st_mtime_ns for path in before}, "finished runs are not repeated"
+
+
+def test_steps_with_position_channels_in_place_of_the_rotation(tmp_path: Path, few_images: None) -> None:
+    options = Steps(loops=(0,), training_steps=1, seeds=1, position_channels=True)
+    run_experiment("steps", options, tmp_path, Console(file=open("/dev/null", "w")))
+    model = read_checkpoint(tmp_path / "steps" / "T0-0-position-channels" / "model.pt")["config"].model
+    assert model.position_periods == (64.0,) and model.rotation_periods == ()
 
 
 def test_the_command_lists_and_runs(

@@ -258,6 +258,28 @@ class TestEvaluator:
             recall = evaluator.result()["overall"]["ar"]["0.50"]["10"]
             assert recall == pytest.approx(found / 20)
 
+    def test_of_thousands_of_fragments_the_best_alone_are_encoded(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The recall is that of all of them as masks, with ignored pixels and equal scores."""
+        random = np.random.default_rng(3)
+        target = np.kron(random.permutation(25).reshape(5, 5) - 1, np.ones((10, 10), dtype=np.int64))
+        prediction = np.where(random.random((50, 50)) < 0.2, random.integers(1, 1800, (50, 50)), 0)
+        prediction = np.where(prediction == 0, np.maximum(target, 0) + 1800, prediction)
+        labels = np.unique(prediction)
+        scores = random.integers(0, 20, len(labels)) + 10.0 * (labels > 1800)
+        masks = masks_of_label_map(encode_labels(prediction, labels), scores.tolist(), target)
+        encoded = []
+        monkeypatch.setattr(
+            "rpe.metrics.evaluator.encode_labels",
+            lambda label, values: encoded.append(len(values)) or encode_labels(label, values),
+        )
+        evaluator = Evaluator(proposals=[5, 40])
+        evaluator.add("a", None, (50, 50), prediction, scores.tolist(), target)
+        assert evaluator.result()["overall"]["ar"] == average_recall([masks], [5, 40])
+        assert 0.05 < evaluator.result()["overall"]["ar"]["0.50"]["40"] < 1
+        assert len(labels) > 400 and sorted(encoded) == [23, 40]
+
     def test_score_of_an_ignored_proposal_goes_with_it(self) -> None:
         evaluator = Evaluator(proposals=[1])
         evaluator.add("a", None, (1, 4), row(1, 2, 3, 0), [0.9, 0.5, 0.4], row(-1, 1, 0, 0))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import jaccard_score
+from torchmetrics.detection import PanopticQuality as Reference
 
 from rpe.metrics import (
     ClassConfusion,
@@ -14,6 +16,7 @@ from rpe.metrics import (
     coco_ap,
     decode_mask,
     encode_labels,
+    encode_mask,
     masks_of_label_map,
     pixel_accuracy,
     region_ap,
@@ -40,6 +43,14 @@ def masks(
 
 
 class TestIgnoredPixels:
+    def test_more_detections_than_a_byte_counts(self) -> None:
+        """pycocotools' area of so many masks at once fails with numpy 2."""
+        target = np.full((20, 20), -1)
+        target[:, :15] = np.arange(20)[:, None] // 5
+        prediction = np.arange(400).reshape(20, 20) + 1
+        result = masks(prediction, [0.5] * 400, [1] * 400, target, {1: 1, 2: 1, 3: 1})
+        assert len(result.detections) == 300 and len(result.targets) == 3
+
     def test_detections_lose_ignored_pixels_and_those_mostly_ignored_are_left_out(self) -> None:
         """1 loses a pixel and stays; 2 lies in ignored pixels alone; 3 mostly, finding nothing; 4 mostly, but what
         remains is an instance."""
@@ -60,6 +71,14 @@ class TestRunLengths:
         for value, code in zip((1, 2, 3, 9), encode_labels(part, (1, 2, 3, 9), (3, 2), (9, 7)), strict=True):
             assert code["size"] == [9, 7]
             np.testing.assert_array_equal(decode_mask(code), inside == value)
+
+    @pytest.mark.parametrize("shape", [(9, 7), (1, 8), (8, 1), (1, 1), (0, 5)])
+    def test_codes_are_those_of_pycocotools(self, shape: tuple[int, int]) -> None:
+        """Labels that begin with the first pixel, end with the last, go on in the next column, and are absent."""
+        label = np.random.default_rng(1).integers(-1, 3, shape, dtype=np.int16)
+        codes = encode_labels(label, (2, -1, 0, 1, 5))
+        assert codes == [encode_mask(label == value) for value in (2, -1, 0, 1, 5)]
+        assert encode_labels(label, ()) == []
 
 
 class TestRegionAP:
@@ -161,6 +180,29 @@ class TestPanopticQuality:
         result = quality.result()
         assert result["by_class"] == pytest.approx({"cat": 0.5, "dog": 0.0})
         assert (result["pq"], result["sq"], result["rq"]) == pytest.approx((0.25, 0.375, 1 / 3))
+
+    def test_against_torchmetrics(self) -> None:
+        """The background is its one class of "stuff", and left out; ignored pixels are of a class it does not know."""
+        random = np.random.default_rng(2)
+        reference = Reference(things={1, 2, 3}, stuffs={0}, return_sq_and_rq=True, return_per_class=True)
+        quality = PanopticQuality(CLASSES)
+        for _ in range(20):
+            target = np.kron(random.permutation(16).reshape(4, 4) - 1, np.ones((6, 6), dtype=np.int64))
+            prediction = np.where(random.random(target.shape) < 0.3, random.integers(0, 15), target)
+            prediction = np.where(target < 0, random.integers(0, 15, target.shape), prediction)
+            kinds = random.integers(1, 4, 14)
+            found = np.where(random.random(14) < 0.3, random.integers(1, 4, 14), kinds)
+            quality.add(prediction, found.tolist(), target, kinds.tolist())
+            maps = [
+                np.stack([np.array([0, *of, 9])[values], np.maximum(values, 0)], axis=-1)
+                for values, of in ((prediction, found), (target, kinds))
+            ]
+            reference.update(*(torch.from_numpy(values)[None] for values in maps))
+        wanted = reference.compute().reshape(-1, 3)[:3].numpy()
+        result = quality.result()
+        assert (result["pq"], result["sq"], result["rq"]) == pytest.approx(tuple(wanted.mean(axis=0)))
+        np.testing.assert_allclose(list(result["by_class"].values()), wanted[:, 0])
+        assert wanted[:, 2].min() > 0.2 and wanted[:, 2].max() < 0.9
 
     def test_ignored_pixels_and_nothing(self) -> None:
         assert PanopticQuality(CLASSES).result() == {"pq": None, "sq": None, "rq": None, "by_class": {}}

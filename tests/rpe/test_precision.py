@@ -1,5 +1,6 @@
-"""Mixed precision on a CPU: bfloat16 trains with losses near those of float32 and resumes bit for bit; float16, which a
-CPU does not train with, is refused."""
+"""Mixed precision: losses near those of float32, and runs that resume bit for bit, with the state of the gradient
+scaler that float16 needs. A CPU is refused float16; here it trains in it all the same, to test that path without a
+GPU."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
 from rpe import train as train_module
 from rpe.checkpoint import read_checkpoint
@@ -28,12 +30,33 @@ ROUNDING = 2.0**-8
 DEPTH = 8
 """Layers of the network: convolutions whose results are rounded, one after the other."""
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="CPU precision, and there is a GPU")
+needs_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="CPU precision, and there is a GPU")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+class ScalingAccelerator(Accelerator):
+    """accelerate with automatic float16 and a gradient scaler on a CPU, which the library has on GPUs alone."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(**options)
+        if self.mixed_precision == "fp16":
+            self.native_amp = True
+            self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8, growth_interval=4)
+
+
+@pytest.fixture
+def scaling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(train_module, "Accelerator", ScalingAccelerator)
 
 
 def config(folder: Path, precision: str) -> Config:
     training = replace(TINY.training, precision=precision)  # type: ignore[arg-type]
     return replace(TINY, output=str(folder), training=training)
+
+
+def accumulated(config: Config) -> Config:
+    return replace(config, training=replace(config.training, batch_size=1, accumulate=2))
 
 
 def losses(folder: Path) -> np.ndarray:
@@ -47,6 +70,7 @@ def bfloat16(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@needs_cpu
 def test_losses_of_bfloat16_are_near_those_of_float32(tmp_path: Path, bfloat16: Path) -> None:
     """Before the first update alone rounding differs: once a layer, in each at random, so that the relative error of an
     activation, and of a loss that is no steeper than linear in it, is some sqrt(layers) roundings. Weights that have
@@ -60,27 +84,62 @@ def test_losses_of_bfloat16_are_near_those_of_float32(tmp_path: Path, bfloat16: 
     assert rounded[-3:].mean() < 0.9 * rounded[:3].mean(), "it trains"
 
 
-def test_bfloat16_resumes_bit_for_bit(
-    tmp_path: Path, bfloat16: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def train_in_two_parts(config: Config) -> None:
+    """Stop after six of twelve steps, and resume."""
     save = train_module._save
 
     def save_and_stop(*arguments: object) -> None:
         save(*arguments)  # type: ignore[arg-type]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_module, "_save", save_and_stop)
-    with pytest.raises(KeyboardInterrupt):
-        train(config(tmp_path, "bf16"))
-    monkeypatch.undo()
-    assert read_checkpoint(tmp_path / CHECKPOINT)["training"]["step"] == 6
-    train(config(tmp_path, "bf16"), resume=True)
-    resumed, undisturbed = (read_checkpoint(folder / MODEL)["model"] for folder in (tmp_path, bfloat16))
-    for name, values in undisturbed.items():
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train_module, "_save", save_and_stop)
+        train(config)
+    assert read_checkpoint(Path(config.output) / CHECKPOINT)["training"]["step"] == 6
+    train(config, resume=True)
+
+
+def assert_same_weights(resumed: Path, undisturbed: Path) -> None:
+    found, wanted = (read_checkpoint(folder / MODEL)["model"] for folder in (resumed, undisturbed))
+    for name, values in wanted.items():
         assert values.dtype == torch.float32 or not values.is_floating_point()
-        assert torch.equal(resumed[name], values), name
+        assert torch.equal(found[name], values), name
 
 
+@needs_cpu
+def test_bfloat16_resumes_bit_for_bit(tmp_path: Path, bfloat16: Path) -> None:
+    train_in_two_parts(config(tmp_path, "bf16"))
+    assert_same_weights(tmp_path, bfloat16)
+
+
+@needs_cpu
+def test_float16_resumes_bit_for_bit_with_its_gradient_scale(tmp_path: Path, scaling: None) -> None:
+    """The scale doubles after every four steps; the run stops two steps after the first time."""
+    whole, parts, exact = tmp_path / "whole", tmp_path / "parts", tmp_path / "exact"
+    train(accumulated(config(whole, "fp16")))
+    train_in_two_parts(accumulated(config(parts, "fp16")))
+    assert_same_weights(parts, whole)
+    scalers = [read_checkpoint(folder / CHECKPOINT)["training"]["scaler"] for folder in (parts, whole)]
+    assert scalers[0] == scalers[1] and scalers[0]["scale"] == 2.0**11 and scalers[0]["_growth_tracker"] == 0
+    train(accumulated(config(exact, "no")))
+    difference = np.abs(losses(whole) - losses(exact)) / losses(exact)
+    assert 0 < difference[0] < DEPTH**0.5 * ROUNDING and difference.max() < 0.1
+
+
+@needs_gpu
+def test_float16_on_a_gpu_trains_and_resumes(tmp_path: Path) -> None:
+    """Not bit for bit: sums over pixels have no fixed order there."""
+    whole, parts, exact = tmp_path / "whole", tmp_path / "parts", tmp_path / "exact"
+    train(accumulated(config(whole, "fp16")))
+    train_in_two_parts(accumulated(config(parts, "fp16")))
+    scalers = [read_checkpoint(folder / CHECKPOINT)["training"]["scaler"] for folder in (parts, whole)]
+    assert scalers[0] == scalers[1] and scalers[0]["scale"] > 0
+    train(accumulated(config(exact, "no")))
+    for folder in (whole, parts):
+        assert (np.abs(losses(folder) - losses(exact)) / losses(exact)).max() < 0.1
+
+
+@needs_cpu
 def test_an_interrupted_run_leaves_nothing_to_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,6 +152,7 @@ def test_an_interrupted_run_leaves_nothing_to_the_next(
             train(config(tmp_path / precision, precision))
 
 
+@needs_cpu
 def test_float16_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"training\.precision is 'fp16', which needs a GPU.*take 'bf16'"):
         train(config(tmp_path, "fp16"))

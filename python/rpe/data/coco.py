@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from .coco_files import base_folder, find_images, find_jsons
-from .coco_index import CocoImage, CocoIndex
+from .coco_index import CocoImage, CocoIndex, open_index
 from .dataset import Dataset
 from .reading import read_image
 from .registry import register
@@ -58,7 +58,7 @@ class Coco(Dataset):
     def __init__(self, root: str, split: str | None = None, *, strict: bool = True) -> None:
         super().__init__(root, split)
         jsons, self._is_listed = find_jsons(root, split)
-        self._indices = [CocoIndex(path) for path in jsons]
+        self._indices = [open_index(path) for path in jsons]
         self.structure_problems = [problem for index in self._indices for problem in index.problems]
         self._set_classes()
         self._entries: dict[str, _Entry] = {}

@@ -6,17 +6,21 @@ image is read. Masks are `run_lengths.py`.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..progress import SlowTask
 from .json_stream import Element, read_element, stream_arrays
 from .sample import DataError, Problem
 
 _MOST_PROBLEMS = 100
 """Faults of one file that are told one by one."""
+_BLOCK = 4096
+"""Annotations between two words about the progress."""
 
 
 class CocoImage(NamedTuple):
@@ -26,6 +30,17 @@ class CocoImage(NamedTuple):
     file_name: str
     height: int
     width: int
+
+
+def open_index(path: Path) -> CocoIndex:
+    """The index of a JSON, made once in a process for all splits and data sets that ask, until the file changes.
+
+    Raises:
+        DataError: as `CocoIndex`.
+    """
+    status = path.stat() if path.exists() else None
+    state = None if status is None else (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    return _made(path, state)
 
 
 class CocoIndex:
@@ -44,6 +59,7 @@ class CocoIndex:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        size = path.stat().st_size if path.exists() else 0
         self.images: list[CocoImage] = []
         self.problems: list[Problem] = []
         self._num_problems = 0
@@ -53,19 +69,21 @@ class CocoIndex:
         rows: list[NDArray[np.int64]] = []
         block: list[tuple[int, int, int, int, int]] = []
         keys = set()
-        for element in stream_arrays(path):
-            keys.add(element.key)
-            if element.key == "images":
-                self._add_image(element)
-            elif element.key == "categories":
-                self._add_category(element, categories)
-            elif element.key == "annotations":
-                row = self._annotation(element)
-                if row is not None:
-                    block.append(row)
-                if len(block) == 4096:
-                    rows.append(np.array(block, dtype=np.int64))
-                    block = []
+        with SlowTask(f"reading {path}") as task:
+            for element in stream_arrays(path):
+                keys.add(element.key)
+                if element.key == "images":
+                    self._add_image(element)
+                elif element.key == "categories":
+                    self._add_category(element, categories)
+                elif element.key == "annotations":
+                    row = self._annotation(element)
+                    if row is not None:
+                        block.append(row)
+                    if len(block) == _BLOCK:
+                        rows.append(np.array(block, dtype=np.int64))
+                        block = []
+                        task.update(element.offset, size)
         rows.append(np.array(block, dtype=np.int64).reshape(-1, 5))
         self._require(keys)
         self.category_ids = tuple(sorted(categories))
@@ -172,3 +190,9 @@ class CocoIndex:
         self._num_problems += 1
         if len(self.problems) < _MOST_PROBLEMS:
             self.problems.append(Problem(str(self.path), message, remedy))
+
+
+@lru_cache(maxsize=4)
+def _made(path: Path, state: object) -> CocoIndex:
+    """The index of a file in this state."""
+    return CocoIndex(path)

@@ -69,6 +69,8 @@ class Steps:
     """Optimiser steps of each model."""
     seeds: int = 3
     """Models of each T."""
+    position_channels: bool = False
+    """Networks with position channels of period 64 in place of the rotation of the embedding."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ threshold that validation images choose.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,11 @@ def run(options: Steps, folder: Path, console: Console) -> Finding:
     for seed in range(options.seeds):
         for row, loops in enumerate(options.loops):
             console.print(f"training with T = {loops}, seed {seed}", highlight=False)
-            config = small_config(folder / f"T{loops}-{seed}", options.training_steps, seed, loops)
+            name = f"T{loops}-{seed}" + ("-position-channels" if options.position_channels else "")
+            config = small_config(folder / name, options.training_steps, seed, loops)
+            if options.position_channels:
+                channels = replace(config.model, rotation_periods=(), position_periods=(64.0,))
+                config = replace(config, model=channels)
             found = accuracy(trained(config), options.loops, _with_steps)
             score[seed, row] = [found[inference] for inference in options.loops]
     mean = score.mean(axis=0)

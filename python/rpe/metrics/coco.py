@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as run_length
-from scipy.ndimage import find_objects
 
 from .overlap import IntArray
 
@@ -54,9 +53,9 @@ def encode_labels(
     label: NDArray[np.integer],
     values: Sequence[int] | IntArray,
     place: tuple[int, int] = (0, 0),
-    size: tuple[int, int] | None = None,
+    size: tuple[int, ...] | None = None,
 ) -> list[RunLength]:
-    """One run-length code per label of a label map `[h, w]`, in the time of the labels' boxes.
+    """One run-length code per label of a label map `[h, w]`, in one pass over the map however many labels there are.
 
     Args:
         label: the map; of a part of an image where `size` is given.
@@ -64,33 +63,33 @@ def encode_labels(
         place: row and column of the part's first pixel in the image.
         size: (H, W) of the image.
     """
-    found, index = np.unique(label, return_inverse=True)
-    boxes = find_objects(index.reshape(label.shape) + 1)
-    number = {int(value): position for position, value in enumerate(found)}
-    boxes.append((slice(0, 0), slice(0, 0)))  # of a label that is nowhere
+    rows = label.shape[0]
+    height, width = label.shape if size is None else size
+    columns = label.T.reshape(-1)  # runs go down the columns, in a part of the image to the end of one
+    is_start = np.diff(columns, prepend=0) != 0
+    is_start[:1] = True
+    if 0 < rows < height:
+        is_start[::rows] = True
+    start = np.flatnonzero(is_start)
+    length = np.diff(start, append=columns.size)
+    order = np.argsort(columns[start], kind="stable")
+    start, length, value = start[order], length[order], columns[start][order]
+    first = (start // max(rows, 1) + place[1]) * height + start % max(rows, 1) + place[0]
+    before = np.append(0, first + length)[:-1]
+    before[np.diff(value, prepend=value[:1]) != 0] = 0
+    counts = np.stack([first - before, length], axis=1).reshape(-1)  # of 0 and 1 in turns, label by label
+    begins, ends = np.searchsorted(value, values, "left"), np.searchsorted(value, values, "right")
     codes = []
-    for value in values:
-        box = boxes[number.get(int(value), -1)]
-        first = (place[0] + box[0].start, place[1] + box[1].start)
-        codes.append(encode_part(label[box] == value, first, label.shape if size is None else size))
-    return codes
+    for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
+        rest = height * width - (int(first[end - 1] + length[end - 1]) if end > begin else 0)
+        last = [rest] if rest or begin == end else []
+        codes.append({"size": [height, width], "counts": counts[2 * begin : 2 * end].tolist() + last})
+    return list(run_length.frPyObjects(codes, height, width)) if codes else []
 
 
 def encode_part(mask: NDArray[np.bool_], first: tuple[int, int], size: tuple[int, ...]) -> RunLength:
-    """The run-length code of a mask whose first pixel lies at a row and column of an image (H, W): lengths of runs of
-    0 and 1 in turns, column by column."""
-    height, width = size
-    column, row = np.nonzero(mask.T)
-    pixel = (column + first[1]) * height + row + first[0]
-    begins = np.flatnonzero(np.diff(pixel, prepend=-2) > 1)
-    last = np.append(begins[1:], len(pixel))[: len(begins)] - 1  # of no pixel no run
-    starts, ends = pixel[begins], pixel[last] + 1
-    edges = np.stack([starts, ends], axis=1).reshape(-1)
-    counts = np.diff(edges, prepend=0, append=height * width)
-    code: RunLength = run_length.frPyObjects(
-        {"size": [height, width], "counts": counts.tolist()}, height, width
-    )
-    return code
+    """The run-length code of a mask whose first pixel lies at a row and column of an image (H, W)."""
+    return encode_labels(mask.astype(np.int8), [1], first, size)[0]
 
 
 def masks_of_label_map(
@@ -114,10 +113,9 @@ def masks_of_label_map(
     if found and ignored.any():
         counted = encode_mask(~ignored)
         inside = [run_length.merge([code, counted], intersect=True) for code in found]
-        before, after = run_length.area(found), run_length.area(inside)
-        best = _best_iou(inside, targets)
-        outside = after >= (1 - _IGNORED_SHARE) * before
-        kept = [k for k in kept if after[k] > 0 and (outside[k] or best[k] >= 0.5)]
+        # One by one: pycocotools' area of more than 255 masks at once fails with numpy 2.
+        before, after = (np.array([run_length.area(code) for code in codes]) for codes in (found, inside))
+        kept = np.flatnonzero(is_counted(before, after, _best_iou(inside, targets))).tolist()
         found = [inside[k] for k in kept]
     known = instance_class or {}
     return ScoredMasks(
@@ -128,6 +126,14 @@ def masks_of_label_map(
         [int(known.get(int(label), 1)) for label in labels],
         [int(classes[k]) for k in kept] if len(classes) else [],
     )
+
+
+def is_counted(
+    before: NDArray[np.integer], after: NDArray[np.integer], best_iou: NDArray[np.floating]
+) -> NDArray[np.bool_]:
+    """Which detections are not left out, from their pixels before and after the ignored ones were taken out, and their
+    best IoU with a true instance after that."""
+    return (after > 0) & ((after >= (1 - _IGNORED_SHARE) * before) | (best_iou >= 0.5))
 
 
 def _best_iou(detections: Sequence[RunLength], targets: Sequence[RunLength]) -> NDArray[np.float64]:

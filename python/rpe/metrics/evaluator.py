@@ -14,10 +14,10 @@ import numpy as np
 from torch import Tensor
 
 from .agreement import count_difference, foreground_ari, partition_ari, symmetric_best_dice
-from .coco import ScoredMasks, encode_labels, masks_of_label_map
+from .coco import ScoredMasks, encode_labels, is_counted
 from .coco_matching import Matches, match_image
 from .matching import IOU_THRESHOLDS, average_precision, match_instances
-from .overlap import LabelMap, as_label_array, count_overlap
+from .overlap import LabelMap, Overlap, as_label_array, count_overlap
 from .recall import PROPOSALS, average_recall
 
 COLUMNS = (
@@ -115,14 +115,19 @@ class Evaluator:
         }
         ranked = None
         if self.proposals:
-            masks = self._ranked(prediction, scores, target)
+            masks = self._ranked(prediction, scores, target, overlap)
             ranked = match_image(masks, use_classes=False, most=max(self.proposals))
         self._images.append(_Image(row, [float(value) for value in ap], hits, ranked))
 
     def _ranked(
-        self, prediction: LabelMap, scores: Sequence[float] | Tensor | None, target: LabelMap
+        self,
+        prediction: LabelMap,
+        scores: Sequence[float] | Tensor | None,
+        target: LabelMap,
+        overlap: Overlap,
     ) -> ScoredMasks:
-        """Masks with scores."""
+        """The true masks, and as many of the best that were found as are asked for. Ignored pixels are treated as by
+        `masks_of_label_map`."""
         shift = 0 if self.has_background else 1
         predicted = as_label_array(prediction, "prediction") + shift
         wanted = as_label_array(target, "target")
@@ -138,8 +143,16 @@ class Evaluator:
                     f"Evaluator.add: expected {len(labels)} finite scores, one per predicted instance, "
                     f"got {list(values.shape)}"
                 )
-        wanted = np.where(wanted >= 0, wanted + shift, wanted)
-        return masks_of_label_map(encode_labels(predicted, labels), values.tolist(), wanted)
+        place = np.searchsorted(labels, overlap.predicted_labels)
+        counted = is_counted(areas[place], overlap.predicted_sizes, overlap.iou.max(axis=1, initial=0.0))
+        place = place[counted]
+        best = place[np.argsort(-values[place], kind="stable")[: max(self.proposals)]]
+        return ScoredMasks(
+            (wanted.shape[0], wanted.shape[1]),
+            encode_labels(wanted + shift, overlap.target_labels),
+            encode_labels(np.where(wanted < 0, 0, predicted), labels[best]),
+            values[best].tolist(),
+        )
 
     def result(self) -> dict[str, Any]:
         """Everything, ready for `json.dumps`.

@@ -1,7 +1,7 @@
 """Class maps against class maps: intersection over union per class (mIoU), and panoptic quality with instances.
 
-Counting is torchmetrics'; it is imported at the first use, because it takes seconds. IGNORE (-1) in the target takes
-no part.
+Pixels of classes are counted by torchmetrics, which is imported at the first use, because it takes seconds. IGNORE (-1)
+in the target takes no part.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..data.sample import IGNORE
-from .overlap import IntArray, LabelMap, as_label_array
+from .overlap import IntArray, LabelMap, as_label_array, count_overlap
 
 
 class ClassConfusion:
@@ -85,24 +85,16 @@ def pixel_accuracy(counts: IntArray) -> float | None:
 class PanopticQuality:
     """PQ = sum of IoU over matched segments / (TP + FP / 2 + FN / 2), by class, over a data set (Kirillov et al.,
     CVPR 2019). Instances of classes 1..K-1 are things; the background is not a class here, it is void in the
-    prediction and counts against no one.
+    prediction and counts against no one. A segment mostly in ignored pixels is no false one.
 
     Args:
         classes: names; index 0 is the background.
     """
 
     def __init__(self, classes: Sequence[str]) -> None:
-        from torchmetrics.detection import PanopticQuality as Counter
-
         self.classes = tuple(classes)
-        # The background is torchmetrics' one "stuff" class: it is counted there and left out below.
-        self._counter = Counter(
-            things=set(range(1, len(classes))),
-            stuffs={0},
-            return_sq_and_rq=True,
-            return_per_class=True,
-        )
-        self._seen: set[int] = set()
+        # By class: sum of the IoU of matched segments, and numbers of true positives, false positives, false negatives.
+        self._sums: NDArray[np.float64] = np.zeros((4, len(classes)))
 
     def add(
         self,
@@ -119,28 +111,30 @@ class PanopticQuality:
             target: `[H, W]`, 0 = background, -1 = ignored, instances 1..T.
             target_classes: class of each true instance, `[T]`.
         """
-        predicted, wanted = as_label_array(prediction, "prediction"), as_label_array(target, "target")
-        void = len(self.classes)
-        of_predicted = np.array([0, *classes], dtype=np.int64)[predicted]
-        of_wanted = np.array([0, *target_classes, void], dtype=np.int64)[wanted]  # -1 takes the last entry
-        self._seen |= set(map(int, classes)) | set(map(int, target_classes))
-        self._counter.update(
-            torch.from_numpy(np.stack([of_predicted, predicted], axis=-1))[None],
-            torch.from_numpy(np.stack([of_wanted, np.maximum(wanted, 0)], axis=-1))[None],
-        )
+        overlap = count_overlap(prediction, target)
+        found = np.array([0, *classes], dtype=np.int64)[overlap.predicted_labels]
+        wanted = np.array([0, *target_classes], dtype=np.int64)[overlap.target_labels]
+        # Above one half a segment has one partner at most.
+        matched = (overlap.iou > 0.5) & (found[:, None] == wanted[None, :])
+        pixels = np.bincount(as_label_array(prediction, "prediction").reshape(-1))[overlap.predicted_labels]
+        is_false = ~matched.any(axis=1) & (2 * overlap.predicted_sizes >= pixels)
+        partner, hit = np.nonzero(matched)
+        for row, kinds, weights in (
+            (0, wanted[hit], overlap.iou[partner, hit]),
+            (1, wanted[hit], None),
+            (2, found[is_false], None),
+            (3, wanted[~matched.any(axis=0)], None),
+        ):
+            self._sums[row] += np.bincount(kinds, weights, len(self.classes))
 
     def result(self) -> dict[str, Any]:
         """{"pq", "sq", "rq": means over the classes that occur, "by_class": {name: pq}}; None without any class."""
-        seen = sorted(self._seen)
-        if not seen:
+        iou, hits, false, missed = self._sums
+        number = hits + (false + missed) / 2
+        seen = np.flatnonzero(number)
+        if not len(seen):
             return {"pq": None, "sq": None, "rq": None, "by_class": {}}
-        values = self._counter.compute().squeeze(0).numpy()  # [classes, (pq, sq, rq)], things then stuffs
-        chosen = values[[kind - 1 for kind in seen]]
-        pq, sq, rq = (float(value) for value in chosen.mean(axis=0))
-        names = [self.classes[kind] for kind in seen]
-        return {
-            "pq": pq,
-            "sq": sq,
-            "rq": rq,
-            "by_class": dict(zip(names, map(float, chosen[:, 0]), strict=True)),
-        }
+        pq, rq = iou[seen] / number[seen], hits[seen] / number[seen]
+        sq = iou[seen] / np.maximum(hits[seen], 1)
+        by_class = {self.classes[kind]: float(value) for kind, value in zip(seen, pq, strict=True)}
+        return {"pq": float(pq.mean()), "sq": float(sq.mean()), "rq": float(rq.mean()), "by_class": by_class}

@@ -78,6 +78,10 @@ class Task(abc.ABC):
         if classes is not None:
             classes.require(dataset)
 
+    def training_sample(self, sample: Sample) -> Sample:
+        """The sample from which training views are cut: with the truth as this task reads it."""
+        return sample
+
     def foreground(self, output: Output) -> Tensor | None:
         """`[1, h, w]` logits of belonging to an object, from the network's output of batch size 1; None for a network
         that does not say.

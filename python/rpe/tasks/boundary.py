@@ -6,6 +6,7 @@ non-maximum suppression before it is scored (`ridges.py`), and at each threshold
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from skimage.morphology import thin
 from ..classes import Classes
 from ..config import DecodeConfig
 from ..data import Dataset, Sample
+from ..data.void import close_bands
 from ..decode import enlarged
 from ..grouping import RecurrentGrouping
 from ..losses import label_boundaries
@@ -44,6 +46,10 @@ class BoundaryTask(Task):
 
     name = "boundary"
     groups = False
+
+    def training_sample(self, sample: Sample) -> Sample:
+        """With the labels on both sides of a void band grown into it: the boundary lies where they meet."""
+        return replace(sample, label=close_bands(sample.label))
 
     def mosaic(
         self, size: tuple[int, int], grouping: RecurrentGrouping, rules: DecodeConfig
@@ -180,10 +186,11 @@ class BoundaryEvaluator:
 
 
 def annotators(sample: Sample) -> list[NDArray[np.bool_]]:
-    """Boundaries `[H, W]` of each annotator; where the data has label maps alone, those between labels, thinned."""
+    """Boundaries `[H, W]` of each annotator; where the data has label maps alone, those between labels grown into
+    void bands, thinned."""
     if sample.boundaries:
         return [boundary.numpy() for boundary in sample.boundaries]
-    maps = sample.annotations or (sample.label,)
+    maps = sample.annotations or (close_bands(sample.label),)
     return [np.asarray(thin(label_boundaries(label[None])[0].numpy())) for label in maps]
 
 

@@ -87,7 +87,7 @@ class ProposalsMosaic(ObjectMosaic):
             for part, code in zip(number[1:], self._parts[pair], strict=True):
                 if part:
                     parts[part - 1].append(code)
-            masks += [run_length.merge(codes) for codes in parts]
+            masks += [codes[0] if len(codes) == 1 else run_length.merge(codes) for codes in parts]
             confidence, centre = object_means(sums, 1)
             scores += object_scores(confidence[:, 0], centre).tolist()
         kept = without_duplicates(masks, scores, self.rules.duplicate_iou, self.rules.max_proposals)
