@@ -92,6 +92,7 @@ def pairwise_loss(
     validate.choice(function, "normalizer", normalizer, ("points", "weights", "none"))
     validate.choice(function, "reduction", reduction, ("sum", "mean", "none"))
     ignore_index = validate.optional_integer(function, "ignore_index", ignore_index)
+    validate.flag(function, "normalize", normalize)
     resolved = dispatch.resolve_for(function, backend, embedding)
     validate.can_be_captured(function, embedding, dispatch.waits_for_device(resolved))
     half = dispatch.half_operands(resolved, embedding.device.type, embedding.dtype)
@@ -101,6 +102,8 @@ def pairwise_loss(
         rows = packed(embedding)
         instances = sort_instances(label.reshape(-1), layout.offsets, ignore_index)
         sorted_weight = _loss_weights(weight, instances, compute_dtype(embedding.dtype))
+        if normalizer == "weights":
+            sorted_weight = _without_scale(sorted_weight)
         if ignore_index is not None:
             taking_part = torch.empty_like(instances.taking_part).scatter(
                 0, instances.order, instances.taking_part
@@ -119,6 +122,10 @@ def pairwise_loss(
             resolved,
             half,
         )
+        if normalize:
+            loss = loss + (-loss.detach()).clamp_min(
+                0
+            )  # what rounding took below 0 is 0; the gradient is kept
         if normalizer != "none":
             counted = instances.taking_part if normalizer == "points" else sorted_weight
             total = image_sums(counted, layout)
@@ -129,6 +136,14 @@ def pairwise_loss(
         if reduction == "none":
             return loss
         return loss.sum() / (max(layout.num_images, 1) if reduction == "mean" else 1)
+
+
+def _without_scale(weight: Tensor) -> Tensor:
+    """Weights `[T]` over their largest, where their scale does not count: their squares neither overflow nor vanish."""
+    if weight.shape[0] == 0:
+        return weight
+    largest = weight.amax()
+    return weight / torch.where(largest == 0, torch.ones_like(largest), largest)
 
 
 def _loss_weights(weight: str | Tensor, instances: SortedInstances, dtype: torch.dtype) -> Tensor:
@@ -231,6 +246,8 @@ def mean_shift(
         validate.stays_in_capture(function, name, value, embedding)
     num_steps = validate.step_count(function, num_steps)
     validate.tolerance(function, tol)
+    validate.flag(function, "normalize", normalize)
+    validate.flag(function, "return_trajectory", return_trajectory)
     if weight is not None:
         validate.weights(function, weight, embedding, may_require_grad=True)
     resolved = dispatch.resolve_for(function, backend, embedding)
@@ -318,7 +335,8 @@ def connected_components(
     Args:
         embedding: `[N, D]` one image, `[B, N, D]` a batch, or `[T, D]` packed with `offsets`; any floating dtype.
         threshold: similarity in [0, 1]. After converged mean shift, (1 + margin) / 2 separates the modes. At 1 only
-            rows are joined that rounding cannot tell apart, and equal ones always (not zero rows, which have s = 1/2).
+            rows are joined that rounding cannot tell apart, and equal ones always (not zero rows, which have s = 1/2);
+            at 0 all are.
         offsets: `[B+1]` integer row offsets of a packed ragged batch. Images are never mixed.
         normalize: divide each row by its length first. False: rows are taken as unit vectors.
         backend: `"auto"`, `"reference"`, `"torch"`, `"cpu"`, `"triton"` or `"cuda"`.
@@ -342,13 +360,15 @@ def connected_components(
     function = "connected_components"
     validate.embedding_rows(function, embedding, offsets)
     threshold = validate.unit_interval(function, "threshold", threshold)
+    validate.flag(function, "normalize", normalize)
     resolved = dispatch.resolve_for(function, backend, embedding)
     validate.can_be_captured(function, embedding, dispatch.waits_for_device(resolved))
     with without_autocast(embedding):
         layout = layout_of(embedding, offsets)
         rows = packed(embedding.detach())
         points = unit_rows(rows) if normalize else rows
-        # equal rows are joined at a threshold of 1 too, whatever their product rounds to
+        # equal rows are joined at a threshold of 1 too, and opposite ones at 0, whatever their products round to
         attainable = min(threshold, 1.0 - cosine_rounding(points) / 2.0) if normalize else threshold
+        attainable = attainable if threshold > 0.0 else -1.0
         labels: Tensor = connected_components_op(points, layout.offsets, attainable, resolved)
         return labels.reshape(embedding.shape[:-1])

@@ -16,9 +16,11 @@ from rpe_ops.spherical_codes import packed_cosine, shannon_wyner_cosine
 MAX_PACKED_POINTS = 256
 
 # Cosine of the smallest angle of the best known code of `n` points in `dim` dimensions, where no closed form below
-# holds. Three dimensions, n = 7 to 24: Schuette and van der Waerden 1951 (7 to 9), Danzer 1986 (10, 11), Musin and
+# holds. Three dimensions: Schuette and van der Waerden 1951 (7 to 9), Danzer 1986 (10, 11), Musin and
 # Tarasov 2012, 2015 (13, 14), others as collected in N. J. A. Sloane's tables of spherical codes. Larger dimensions:
-# sharp configurations of Cohn and Kumar 2007, table 1; (4, 10) Bachoc and Vallentin 2009; (4, 24) Musin 2008.
+# sharp configurations of Cohn and Kumar 2007, table 1; (4, 10) Bachoc and Vallentin 2009; (4, 24) Musin 2008; shortest
+# vectors of D5, E6, E7 and the Barnes-Wall lattice, Conway and Sloane 1999, chapter 1; (16, 288) nine mutually unbiased
+# bases, Calderbank, Cameron, Kantor and Seidel 1997.
 BEST_KNOWN_COSINES: dict[int, dict[int, float]] = {
     3: {
         7: 0.210138,
@@ -27,24 +29,33 @@ BEST_KNOWN_COSINES: dict[int, dict[int, float]] = {
         10: 0.404406,
         11: 1 / math.sqrt(5),
         12: 1 / math.sqrt(5),  # icosahedron
-        13: 0.542637,
-        14: 0.563952,
+        13: 0.542636,
+        14: 0.563950,
         15: 0.592606,
-        16: 0.612297,
-        17: 0.628099,
-        18: 0.648611,
-        19: 0.673119,
-        20: 0.676473,
-        21: 0.699478,
-        22: 0.710313,
-        23: 0.722845,
-        24: 0.723084,  # snub cube
+        16: 0.612295,
+        17: 0.628094,
+        18: 0.648696,
+        19: 0.673117,
+        20: 0.676477,
+        21: 0.699498,
+        22: 0.710306,
+        23: 0.722847,
+        24: 0.723078,  # snub cube
+        25: 0.747399,
+        26: 0.754278,
+        27: 0.758389,
+        28: 0.773230,
+        29: 0.780281,
+        30: 0.781552,
+        31: 0.791119,
+        32: 0.793617,
     },
     4: {10: 1 / 6, 24: 1 / 2, 120: (1 + math.sqrt(5)) / 4},
-    5: {16: 1 / 5},
-    6: {27: 1 / 4},
-    7: {56: 1 / 3},
+    5: {16: 1 / 5, 40: 1 / 2},
+    6: {27: 1 / 4, 72: 1 / 2},
+    7: {56: 1 / 3, 126: 1 / 2},
     8: {240: 1 / 2},
+    16: {288: 1 / 4, 4320: 1 / 2},
     21: {112: 1 / 9, 162: 1 / 7},
     22: {100: 1 / 11, 275: 1 / 6, 891: 1 / 4},
     23: {552: 1 / 5, 4600: 1 / 3},

@@ -81,6 +81,7 @@ class PairwiseLoss(_OverRows):
         validate.choice("PairwiseLoss", "normalizer", normalizer, ("points", "weights", "none"))
         validate.choice("PairwiseLoss", "reduction", reduction, ("sum", "mean", "none"))
         validate.optional_integer("PairwiseLoss", "ignore_index", ignore_index)
+        validate.flag("PairwiseLoss", "normalize", normalize)
         dispatch.check_name("PairwiseLoss", backend)
         self.channel_dim = channel_dim
         self.options: dict[str, Any] = {
@@ -136,6 +137,8 @@ class MeanShift(_OverRows):
         validate.scalar("MeanShift", "eta", eta, lowest=0.0)
         validate.step_count("MeanShift", num_steps)
         validate.tolerance("MeanShift", tol)
+        validate.flag("MeanShift", "normalize", normalize)
+        validate.flag("MeanShift", "return_trajectory", return_trajectory)
         dispatch.check_name("MeanShift", backend)
         for name, value in (("kappa", kappa), ("bandwidth", bandwidth), ("eta", eta)):
             if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):

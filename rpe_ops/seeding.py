@@ -77,6 +77,7 @@ def select_seeds(
     num_seeds = validate.positive_count(
         function, "num_seeds", num_seeds, "give the number of seeds of one image"
     )
+    validate.flag(function, "normalize", normalize)
     resolved = dispatch.resolve_for(function, backend, embedding)
     ragged = "images of different sizes; give [B, N, D] rows" if offsets is not None else None
     validate.can_be_captured(function, embedding, dispatch.waits_for_device(resolved) or ragged)
@@ -160,6 +161,7 @@ def assign_to_modes(
     validate.embedding_rows(function, embedding, offsets)
     validate.seeds(function, modes, embedding, mode_offsets, name="modes", offsets_name="mode_offsets")
     threshold = validate.unit_interval(function, "threshold", threshold)
+    validate.flag(function, "normalize", normalize)
     resolved = dispatch.resolve_for(function, backend, embedding)
     packing = offsets is not None or mode_offsets is not None
     ragged = "images of different sizes; give [B, N, D] rows and [B, M, D] modes" if packing else None

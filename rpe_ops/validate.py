@@ -219,6 +219,12 @@ def choice(function: str, name: str, value: Any, allowed: Collection[str], extra
         )
 
 
+def flag(function: str, name: str, value: Any) -> None:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{function}: {name} must be True or False, got {describe(value)}; give one of these")
+
+
 def optional_integer(function: str, name: str, value: Any) -> int | None:
     """None or an integer."""
     if value is None:

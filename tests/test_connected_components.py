@@ -62,6 +62,12 @@ def test_first_appearance_numbers_the_labels(backend):
     assert components(rows, 0.9, backend).tolist() == [0, 1, 0, 2, 1, 3]
 
 
+def test_at_a_threshold_of_zero_opposite_points_are_one(backend):
+    for seed in range(30):
+        row = torch.randn(1, 7, generator=torch.Generator().manual_seed(seed))
+        assert components(torch.cat([row, -row, 3 * row]), 0.0, backend).tolist() == [0, 0, 0]
+
+
 def test_the_threshold_itself_joins(backend):
     orthogonal = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     assert components(orthogonal, 0.5, backend).tolist() == [0, 0]

@@ -227,6 +227,39 @@ print(json.dumps([loaded, rpe_ops.available_backends("cpu")["torch"]]), file=sys
     assert not (tmp_path / "cache").exists() or not any((tmp_path / "cache").iterdir())
 
 
+def test_a_triton_of_another_distribution_or_kept_out_is_a_reason(tmp_path):
+    """As pytorch-triton or triton-windows, and as tests of programs without it have it."""
+    package = tmp_path / "triton"
+    package.mkdir()
+    code = """
+import sys, importlib.metadata, importlib.util, torch, rpe_ops
+from rpe_ops.backends import triton
+real = importlib.metadata.version
+def version(name):
+    if name == "triton":
+        raise importlib.metadata.PackageNotFoundError(name)
+    return real(name)
+importlib.metadata.version = version
+sys.path.insert(0, FOLDER)
+for said, expected in (("3.9.1+git", "runs on NVIDIA GPUs"), ("3.2.0", "3.2.0 is installed"), (None, "no __version__")):
+    for name in [name for name in sys.modules if name.split(".")[0] == "triton"]:
+        del sys.modules[name]
+    with open(FOLDER + "/triton/__init__.py", "w") as file:
+        file.write("" if said is None else f"__version__ = {said!r}")
+    importlib.invalidate_caches()
+    triton._package_reason.cache_clear()
+    sys.dont_write_bytecode = True
+    assert expected in rpe_ops.available_backends("cpu")["triton"], (said, rpe_ops.available_backends("cpu"))
+def refuse(name):
+    raise ImportError(name)
+importlib.util.find_spec = refuse
+triton._package_reason.cache_clear()
+assert "not installed" in rpe_ops.available_backends("cpu")["triton"]
+""".replace("FOLDER", repr(str(tmp_path)))
+    result = run_python(code)
+    assert result.returncode == 0, result.stderr
+
+
 def test_without_a_compiler_torch_serves_with_one_warning(tmp_path):
     code = """
 import warnings, torch, rpe_ops

@@ -61,7 +61,11 @@ TAMMES = {
     12: 1.0 / math.sqrt(5.0),
     13: math.cos(math.radians(57.1367031)),
     14: math.cos(math.radians(55.6705700)),
+    18: math.cos(math.radians(49.556655)),
+    21: math.cos(math.radians(45.613223)),
     24: math.cos(math.radians(43.6907671)),
+    25: math.cos(math.radians(41.634461)),
+    30: math.cos(math.radians(38.597116)),
 }
 
 
@@ -75,6 +79,23 @@ def test_the_24_cell_in_four_dimensions():
     points = [*axes, *itertools.product((0.5, -0.5), repeat=4)]
     cosine = max(sum(a * b for a, b in zip(p, q, strict=True)) for p, q in itertools.combinations(points, 2))
     assert rpe_ops.suggest_margin(24, 4) <= margin_of(cosine) + TOLERANCE
+
+
+def test_shortest_vectors_of_a_lattice():
+    """Of D5: two entries of +-1."""
+    places = itertools.product(itertools.combinations(range(5), 2), (1, -1), (1, -1))
+    code = np.array([[a * (k == i) + b * (k == j) for k in range(5)] for (i, j), a, b in places]) / math.sqrt(
+        2
+    )
+    assert len(code) == 40
+    assert rpe_ops.suggest_margin(40, 5) <= margin_of(np.sort(code @ code.T)[:, -2].max()) + TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "count, dim, margin", [(72, 6, 0.75), (126, 7, 0.75), (288, 16, 0.625), (4320, 16, 0.75)]
+)
+def test_codes_of_many_dimensions(count, dim, margin):
+    assert abs(rpe_ops.suggest_margin(count, dim) - margin) <= TOLERANCE
 
 
 def test_one_instance_needs_no_margin():

@@ -39,6 +39,28 @@ def test_a_weight_of_minus_zero_is_zero(backend, size):
         assert torch.equal(value, other)
 
 
+@pytest.mark.parametrize("size", [1e-42, 1e-30, 1e-24, 1e19, 1e25, 1e38])
+def test_the_scale_of_weights_does_not_count_where_they_are_divided_by(backend, size):
+    """Squares of these leave the range of float32."""
+    embedding, label = problems.clustered(40, 5).float(), problems.labels(40)
+    options = {"margin": problems.clear_margin(embedding), "backend": backend}
+    loss, grad = run(embedding, label, weight="uniform", normalizer="weights", **options)
+    scaled = run(embedding, label, weight=torch.full((40,), size), normalizer="weights", **options)
+    torch.testing.assert_close(scaled[0], loss)
+    torch.testing.assert_close(scaled[1], grad)
+
+
+def test_rounding_takes_no_loss_below_zero(backend):
+    """Three instances of equal points, right angles apart, and a single point."""
+    for seed in range(10):
+        length = torch.rand(90, 1, generator=torch.Generator().manual_seed(seed)) + 0.1
+        label = torch.arange(90) % 3
+        axes = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(seed)))[0]
+        for rows in (slice(None), slice(1)):
+            loss, _ = run((axes[label] * length)[rows], label[rows], margin=1.0, backend=backend)
+            assert 0.0 <= float(loss) < 1e-5
+
+
 @pytest.mark.parametrize("num_points", [31, 65])
 def test_uniform_and_tensor_weights_at_odd_sizes(backend, num_points):
     embedding, label = problems.clustered(num_points, 17).float(), problems.labels(num_points)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import importlib.util
+import re
 
 import torch
 
@@ -27,13 +28,32 @@ def unavailable_reason(device: torch.device) -> str | None:
 @functools.cache
 def _package_reason() -> str | None:
     """Why the installed Triton cannot serve, or None."""
-    if importlib.util.find_spec("triton") is None:
+    try:
+        found = importlib.util.find_spec("triton")
+    except (ImportError, ValueError):  # what keeps programs from importing it may raise here already
+        found = None
+    if found is None:
         return "triton is not installed; it comes with PyTorch's CUDA builds for Linux, or pip install triton"
-    version = importlib.metadata.version("triton")
-    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_TRITON:
+    version = _version()
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers is None:
+        return f"module triton does not say its version ({version}); pip install triton"
+    if tuple(map(int, numbers.groups())) < OLDEST_TRITON:
         oldest = ".".join(map(str, OLDEST_TRITON))
         return f"needs triton {oldest} or newer, {version} is installed; pip install --upgrade triton"
     return None
+
+
+def _version() -> str:
+    """Of the installed Triton, by its distribution; the module's own word where that has another name."""
+    try:
+        return importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    try:
+        return str(getattr(importlib.import_module("triton"), "__version__", "no __version__"))
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
 
 
 def _device_reason(device: torch.device) -> str | None:
