@@ -102,7 +102,7 @@ def pairwise_loss(
         rows = packed(embedding)
         instances = sort_instances(label.reshape(-1), layout.offsets, ignore_index)
         sorted_weight = _loss_weights(weight, instances, compute_dtype(embedding.dtype))
-        if normalizer == "weights":
+        if normalizer == "weights" and isinstance(weight, Tensor):  # others are between 0 and 1
             sorted_weight = _without_scale(sorted_weight)
         if ignore_index is not None:
             taking_part = torch.empty_like(instances.taking_part).scatter(
