@@ -27,6 +27,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--emulate-cuda"):
         emulation.serve()
+    if settings.triton_interprets() and rpe_ops.available_backends("cpu")["triton"] is None:
+        emulation.round_products_once()
     torch.backends.cudnn.allow_tf32 = False  # networks of the tests are compared with those on CPUs
 
 

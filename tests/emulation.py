@@ -1,6 +1,8 @@
-"""Backend "cuda" without a GPU: csrc/cuda compiled as host C++ over the emulated device of tests/cpp/simt.
+"""GPU backends without a GPU, on CPU tensors and far slower.
 
-The same kernels, drivers, operators and Python as on a GPU, on CPU tensors and far slower: `pytest --emulate-cuda`.
+Backend "cuda": csrc/cuda compiled as host C++ over the emulated device of tests/cpp/simt, with the same kernels,
+drivers, operators and Python as on a GPU: `pytest --emulate-cuda`.
+Backend "triton": Triton's own interpreter, `TRITON_INTERPRET=1 pytest`.
 """
 
 from __future__ import annotations
@@ -25,6 +27,24 @@ def serve() -> None:
     package.loader = Loader(EXTENSION)  # type: ignore[attr-defined]
     package.unavailable_reason = unavailable_reason  # type: ignore[attr-defined]
     package.prepare()
+
+
+def round_products_once() -> None:
+    """From now on products of tiles in Triton's interpreter are rounded once, when all terms are added.
+
+    It multiplies by BLAS, which on some CPUs rounds a product and its transpose differently; tensor cores do not, and a
+    large kappa magnifies the difference.
+    """
+    import numpy as np
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    def create_dot(
+        _: object, a: TensorHandle, b: TensorHandle, d: TensorHandle, *options: object
+    ) -> TensorHandle:
+        product = np.matmul(a.data.astype(np.float64), b.data.astype(np.float64)) + d.data
+        return TensorHandle(product.astype(d.data.dtype), d.dtype.scalar)
+
+    InterpreterBuilder.create_dot = create_dot
 
 
 def unavailable_reason(device: torch.device) -> str | None:
