@@ -8,6 +8,7 @@ among processes and accumulated batches. Evaluation when training ends is `evalu
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -34,6 +35,11 @@ from .progress import TrainingProgress
 from .schedule import rate_factor
 from .settings import flatten, to_mapping
 from .views import TrainingViews
+
+if torch.distributed.is_available():
+    # PyTorch imports it at some later time, and functions in it then keep the process group of that time forever, as
+    # the default of an argument.
+    importlib.import_module("torch.distributed.nn")
 
 CHECKPOINT = "checkpoint.pt"
 """Latest state of a run: weights and everything needed to go on."""
@@ -121,6 +127,9 @@ def _accelerator(config: Config) -> Iterator[Accelerator]:
         yield accelerator
         # No process goes on, or takes its connections away, before the first one has written the last file.
         accelerator.wait_for_everyone()
+        # With the last reference to the process group its threads end. One that still let go of a tensor while Python
+        # shuts down would abort the process.
+        accelerator.free_memory()
         accelerator.end_training()
     finally:
         if accelerator.num_processes == 1:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,6 +63,16 @@ train._save = save_and_stop
 cli.main()
 """
 
+ENDED = """
+from pathlib import Path
+from rpe import cli
+try:
+    cli.main()
+finally:
+    names = [name.read_text() for name in Path("/proc/self/task").glob("*/comm")]
+    assert not any("gloo" in name for name in names), f"threads that may abort the process at its end: {names}"
+"""
+
 
 def launch(
     folder: Path,
@@ -84,8 +95,8 @@ def launch(
     return done
 
 
-def losses(folder: Path, processes: int, *options: str, launcher: str = "torchrun") -> dict[str, np.ndarray]:
-    done = launch(folder, processes, *options, "--data.test-split", "", launcher=launcher)
+def losses(folder: Path, processes: int, *options: str, **launching: Any) -> dict[str, np.ndarray]:
+    done = launch(folder, processes, *options, "--data.test-split", "", **launching)
     assert done.returncode == 0, done.stderr[-9000:]
     return {name: np.array(values) for name, (_, values) in training_curves(folder).items()}
 
@@ -123,16 +134,17 @@ def test_an_interrupted_run_of_two_processes_that_accumulates_and_recomputes_is_
     tmp_path: Path, one_process: dict[str, np.ndarray]
 ) -> None:
     """Stopped after five of ten steps and resumed: the curves of one process that was never stopped, and bit for bit
-    the weights of two that were not."""
-    program = tmp_path / "interrupted.py"
+    the weights of two that were not. Those leave no thread of their process group behind."""
+    program, ended = tmp_path / "interrupted.py", tmp_path / "ended.py"
     program.write_text(INTERRUPTED)
+    ended.write_text(ENDED)
     divided = ("--training.batch-size", "1", "--training.accumulate", "2", "--training.recompute")
     done = launch(tmp_path / "run", 2, *divided, "--data.test-split", "", program=(str(program),))
     assert done.returncode != 0 and "stopped after a checkpoint" in done.stderr, done.stderr[-3000:]
     assert read_checkpoint(tmp_path / "run" / CHECKPOINT)["training"]["step"] == 5
     assert not (tmp_path / "run" / MODEL).exists()
     assert_same_curves(losses(tmp_path / "run", 2, *divided, "--resume"), one_process)
-    losses(tmp_path / "undisturbed", 2, *divided)
+    losses(tmp_path / "undisturbed", 2, *divided, program=(str(ended),))
     resumed, undisturbed = (
         read_checkpoint(tmp_path / name / MODEL)["model"] for name in ("run", "undisturbed")
     )
