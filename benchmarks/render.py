@@ -1,11 +1,11 @@
-"""Fills the README's speed tables and plots from the result files, so that no figure stands there that nobody measured.
+"""Fills the README's speed section from the result files, so that no figure stands there that nobody measured.
 
-    python benchmarks/render.py            rewrite README.md between its markers
-    python benchmarks/render.py --check    exit 1 where README.md differs from the files (CI)
+    python benchmarks/render.py            rewrite README.md between its markers, and benchmarks/results/tables.md
+    python benchmarks/render.py --check    exit 1 where one of them differs from the files (CI)
 
-The newest file of benchmarks/results gives a table, of several of one day that of the shortest name; files from which
-benchmarks/plot.py drew pictures give those and how time grows with N; the other files give tables that open with a
-click, and one with no row that ran gives nothing. Needs only the standard library.
+The newest file of benchmarks/results gives the README's table, of several of one day that of the shortest name; files
+from which benchmarks/plot.py drew pictures give those and how time grows with N; the tables of all other files stand in
+tables.md, and a file with no row that ran gives nothing. Needs only the standard library.
 """
 
 from __future__ import annotations
@@ -20,6 +20,12 @@ from plot import RATES, floor_ms
 
 FOLDER = Path(__file__).resolve().parent
 README = FOLDER.parent / "README.md"
+RESULTS = FOLDER / "results"
+TABLES = RESULTS / "tables.md"
+HEAD = """# More tables
+
+One for each file of this folder that the [README](../../README.md#speed-and-memory) does not show; written by
+`python benchmarks/render.py`."""
 BEGIN, END = "<!-- benchmarks: begin (written by benchmarks/render.py) -->", "<!-- benchmarks: end -->"
 # What is compared with its peers, and how the names of these begin, beside naive PyTorch.
 ATTENTION = ("PyTorch SDPA", "SDPA ", "flash-attn", "FlexAttention")
@@ -146,7 +152,8 @@ def growth(result: dict, name: str, plots: list[Path]) -> str:
     return "\n".join(lines)
 
 
-def section(results: Path = FOLDER / "results") -> str:
+def sections(results: Path = RESULTS) -> tuple[str, str]:
+    """What the README shows, and tables.md."""
     files = {path: json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))}
     measured = [path for path in files if any(row["status"] == "ok" for row in files[path].get("rows", ()))]
     measured.sort(key=lambda path: len(path.stem))
@@ -155,25 +162,30 @@ def section(results: Path = FOLDER / "results") -> str:
     tables = [path for path in measured if not plots[path]]
     parts = [table(files[path]) for path in tables[:1]]
     parts += [growth(files[path], path.stem, plots[path]) for path in measured if plots[path]]
-    for path in tables[1:]:
-        parts.append(f"<details><summary>{path.stem}</summary>\n\n{table(files[path])}\n\n</details>")
-    return "\n\n".join(parts) or NOTHING
+    others = [f"## {path.stem}\n\n{table(files[path])}" for path in tables[1:]]
+    return "\n\n".join(parts) or NOTHING, "\n\n".join([HEAD, *others]) + "\n"
 
 
 def main() -> int:
-    text = README.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
+    readme = README.read_text(encoding="utf-8")
+    before, begin, rest = readme.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         print(f"README.md lacks the markers {BEGIN} and {END}")
         return 1
-    rendered = f"{before}{BEGIN}\n\n{section()}\n\n{END}{after}"
-    if "--check" in sys.argv[1:]:
-        if rendered != text:
-            print("README.md does not show benchmarks/results: run `python benchmarks/render.py`")
-        return int(rendered != text)
-    README.write_text(rendered, encoding="utf-8")
-    return 0
+    section, tables = sections()
+    rendered = {README: f"{before}{BEGIN}\n\n{section}\n\n{END}{after}", TABLES: tables}
+    stale = [
+        path
+        for path, text in rendered.items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
+    for path in stale:
+        if "--check" in sys.argv[1:]:
+            print(f"{path.name} does not show benchmarks/results: run `python benchmarks/render.py`")
+        else:
+            path.write_text(rendered[path], encoding="utf-8")
+    return int("--check" in sys.argv[1:] and bool(stale))
 
 
 if __name__ == "__main__":

@@ -98,8 +98,10 @@ def test_files_and_table(rows, tmp_path):
     assert facts["commit"] in table
 
 
-def test_the_readme_shows_the_committed_results():
-    assert render.section() in render.README.read_text(encoding="utf-8")
+def test_readme_and_tables_show_the_committed_results():
+    section, tables = render.sections()
+    assert section in render.README.read_text(encoding="utf-8")
+    assert tables == render.TABLES.read_text(encoding="utf-8")
 
 
 def test_times_of_rounds_stay_out_of_the_files(rows):
@@ -160,9 +162,9 @@ def test_plots_come_from_result_files_and_reach_the_readme(scaling_result, tmp_p
     assert plot.main(["--output", str(tmp_path / "plots"), str(tmp_path / "run.json")]) == 0
     assert [path.name for path in (tmp_path / "plots").iterdir()] == [name]
     assert (tmp_path / "plots" / name).stat().st_size < 200_000
-    section = render.section(tmp_path)
+    section, tables = render.sections(tmp_path)
     assert f"(benchmarks/results/plots/{name})" in section
-    assert "| out of memory |" not in section, "a table beside the plots"
+    assert "| out of memory |" not in section + tables, "a table beside the plots"
 
 
 def test_lines_of_a_plot(scaling_result):
@@ -237,10 +239,12 @@ def test_the_exponent_of_growth(scaling_result, tmp_path):
     (line,) = growth.sentences(scaling_result["rows"])
     assert line.endswith("rpe_ops cpu N^1.0") and "naive" not in line
     (tmp_path / "run.json").write_text(json.dumps(scaling_result), encoding="utf-8")
-    assert "| out of memory |" in render.section(tmp_path), "a table without plots"
+    assert "| out of memory |" in render.sections(tmp_path)[0], "a table without plots"
+    (tmp_path / "run-of-more.json").write_text(json.dumps(scaling_result), encoding="utf-8")
+    assert "## run-of-more\n" in render.sections(tmp_path)[1], "the README shows one table"
     (tmp_path / "plots").mkdir()
     (tmp_path / "plots" / "run_mean_shift.png").touch()
-    assert f"- {line}" in render.section(tmp_path)
+    assert f"- {line}" in render.sections(tmp_path)[0]
 
 
 def rows_of_benchmarks(repository: Path, folder: Path, options: str) -> list[dict]:
