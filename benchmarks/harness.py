@@ -30,6 +30,8 @@ BUDGET_SECONDS = 4.0
 SLOW_SECONDS = 2.0
 # A first call slower than this is its only round: nothing that comes before it is as long.
 ONCE_SECONDS = 20.0
+# A provider that may be slow is left out where one call would take longer than this.
+PATIENCE_SECONDS = 5.0
 
 Result = tuple[Tensor, ...]
 
@@ -64,12 +66,13 @@ class Case:
 class Provider:
     """`run` computes the case once and returns what is to be checked; `square_tensors` counts the N x N tensors it
     holds at the same time, so that it is skipped rather than killed where they do not fit; `absent` is the reason why
-    it cannot run here at all."""
+    it cannot run here at all. One that `may_be_slow` is timed only where its times on less let it."""
 
     name: str
     run: Callable[[], Result] | None
     square_tensors: int = 0
     absent: str | None = None
+    may_be_slow: bool = False
 
 
 @dataclass
@@ -83,7 +86,7 @@ class Row:
     dtype: str
     device: str
     provider: str
-    status: str = "ok"  # "ok", "absent", "failed" (peers only), "out of memory" or "wrong"
+    status: str = "ok"  # "ok", "absent", "failed" (peers only), "out of memory", "too slow" or "wrong"
     reason: str = ""
     error: float | None = None
     # Of the first call, which compiles and loads what no case before it had; not one of the rounds, but where it took
@@ -144,9 +147,13 @@ def _checked_row(case: Case, provider: Provider, expected: Result) -> Row:
             f"{provider.square_tensors} N x N tensors need {needed >> 20} MiB of {available >> 20} MiB"
         )
         return row
+    if provider.may_be_slow and (seconds := _least_seconds(row)) > PATIENCE_SECONDS:
+        row.status, row.reason = "too slow", f"at least {seconds:.0f} s a call, by its time on less"
+        return row
     try:
         result, peak, seconds = _observed(provider.run, case.device)
         row.first_ms = 1e3 * seconds
+        _first_rows.append(row)
         if seconds < SLOW_SECONDS:
             result, peak, _ = _observed(provider.run, case.device)
         elif seconds > ONCE_SECONDS:
@@ -166,6 +173,24 @@ def _checked_row(case: Case, provider: Provider, expected: Result) -> Row:
         row.status = "wrong"
         row.reason = f"relative errors {errors} against float64, allowed {case.tolerance():.0e}"
     return row
+
+
+# Of every provider that ran, for `_least_seconds`.
+_first_rows: list[Row] = []
+
+
+def _least_seconds(row: Row) -> float:
+    """What a call takes if time grows no faster than N D, by the provider's first calls on less of the same."""
+
+    def key(one: Row) -> tuple[str, ...]:
+        return one.provider, one.operation, one.mode, one.dtype, one.device
+
+    known = [
+        one.first_ms / 1e3 * row.num_points * row.dim / (one.num_points * one.dim)
+        for one in _first_rows
+        if key(one) == key(row) and one.num_points <= row.num_points and one.dim <= row.dim and one.first_ms
+    ]
+    return max(known, default=0.0)
 
 
 def _observed(run: Callable[[], Result], device: torch.device) -> tuple[Result, float | None, float]:

@@ -133,7 +133,8 @@ def attention_providers(
         absent = failure(attention_steps(attend, kappa), case, backward=case.mode != "forward")
         steps = attention_steps(attend, kappa, num_steps)
         ran = None if absent else functools.partial(run, steps)
-        providers.append(Provider(name, ran, in_math if name == MATH else 0, absent))
+        square_tensors = in_math if name == MATH else 0
+        providers.append(Provider(name, ran, square_tensors, absent, may_be_slow=name == "KeOps"))
     return providers
 
 

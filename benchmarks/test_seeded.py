@@ -52,7 +52,12 @@ def test_seeded(case_shape, bench):
     without_keops = failure(lambda rows: keops_loop(rows, rows[:8]), case, backward=False)
     providers = [
         Provider("loop in PyTorch", lambda: run(seeded_loop)),
-        Provider("KeOps", None if without_keops else lambda: run(keops_loop), absent=without_keops),
+        Provider(
+            "KeOps",
+            None if without_keops else lambda: run(keops_loop),
+            absent=without_keops,
+            may_be_slow=True,
+        ),
         *operator_providers(case, lambda backend: run(climb(backend))),
     ]
     expected = run(climb(exact_backend(case)), embedding.double())

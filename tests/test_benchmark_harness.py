@@ -2,6 +2,7 @@
 and plots."""
 
 import csv
+import dataclasses
 import importlib.util
 import json
 import os
@@ -18,6 +19,7 @@ import pytest
 import render
 import torch
 
+import harness
 import plot
 import report
 import rpe_ops
@@ -62,6 +64,27 @@ def test_absence_and_lack_of_memory_are_values_with_reasons(rows):
     assert (rows["absent"].status, rows["absent"].reason) == ("absent", "no such device")
     assert rows["too large"].status == "out of memory"
     assert "MiB" in rows["too large"].reason
+
+
+def test_a_peer_known_to_be_slow_is_left_out(monkeypatch):
+    monkeypatch.setattr(harness, "PATIENCE_SECONDS", 0.3)
+
+    def run():
+        time.sleep(0.1)
+        return EXPECTED
+
+    def status(num_points: int, **options) -> str:
+        case = dataclasses.replace(CASE, operation="slow sum", num_points=num_points)
+        (row,) = measure(case, [Provider("slow", run, **options)], EXPECTED, max_rounds=1)
+        assert (row.status == "too slow") == ("by its time on less" in row.reason)
+        return row.status
+
+    assert [status(size, may_be_slow=True) for size in (1 << 10, 1 << 11, 1 << 12)] == [
+        "ok",
+        "ok",
+        "too slow",
+    ]
+    assert status(1 << 12) == "ok", "what may not be left out"
 
 
 def test_the_first_call_is_reported_apart():
