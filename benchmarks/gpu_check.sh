@@ -16,10 +16,10 @@ OUT=${1:-gpu_check_results}
 mkdir -p "$OUT"
 OUT=$(cd "$OUT" && pwd)
 : >"$OUT/gpu_check.log"
-export PYTHONPATH=$PWD:$PWD/python PYTHONDONTWRITEBYTECODE=1 MPLBACKEND=Agg
+export PYTHONPATH=$PWD:$PWD/python PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 MPLBACKEND=Agg
 CACHE=$(mktemp -d)
 trap 'rm -rf "$CACHE"' EXIT
-export RPE_OPS_CACHE_DIR=${RPE_OPS_CACHE_DIR:-$CACHE} TRITON_CACHE_DIR=$CACHE/triton CUBLAS_WORKSPACE_CONFIG=:4096:8
+export RPE_OPS_CACHE_DIR=${RPE_OPS_CACHE_DIR:-$CACHE} TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$CACHE/triton} CUBLAS_WORKSPACE_CONFIG=:4096:8
 export PATH=$PATH:/usr/local/cuda/bin
 LIMIT=520
 wanted=" ${*:2} "
@@ -36,7 +36,8 @@ step() {
         left_out+=("$name")
         return
     fi
-    timeout --kill-after=10 "$limit" "$@" >"$CACHE/$name.log" 2>&1 </dev/null || status=$?
+    # Interrupted, pytest still says what had failed.
+    timeout --signal=INT --kill-after=10 "$limit" "$@" >"$CACHE/$name.log" 2>&1 </dev/null || status=$?
     { echo "===== $name: exit $status after $((SECONDS - start)) s" && cat "$CACHE/$name.log"; } >>"$OUT/gpu_check.log"
     rm -f "$OUT"/*.csv
     if ((status)); then

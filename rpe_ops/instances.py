@@ -38,7 +38,8 @@ def sort_instances(label: Tensor, offsets: Tensor, ignore_index: int | None) -> 
     order = torch.argsort(label, stable=True)
     if ignore_index is not None:
         order = order[torch.argsort(ignored[order].to(torch.uint8), stable=True)]
-    order = order[torch.argsort(image[order], stable=True)]
+    if offsets.shape[0] > 2:  # one image needs no third sorting
+        order = order[torch.argsort(image[order], stable=True)]
     sorted_label, sorted_image = label[order], image[order]
     changes = torch.zeros_like(sorted_label)
     changes[1:] = (sorted_label[1:] != sorted_label[:-1]) | (sorted_image[1:] != sorted_image[:-1])

@@ -64,7 +64,8 @@ def test_first_appearance_numbers_the_labels(backend):
 
 def test_at_a_threshold_of_zero_opposite_points_are_one(backend):
     for seed in range(30):
-        row = torch.randn(1, 7, generator=torch.Generator().manual_seed(seed))
+        row = torch.randn(1, 7, generator=torch.Generator().manual_seed(seed), device="cpu")
+        row = row.to(torch.get_default_device())
         assert components(torch.cat([row, -row, 3 * row]), 0.0, backend).tolist() == [0, 0, 0]
 
 

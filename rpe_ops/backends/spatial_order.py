@@ -37,7 +37,8 @@ def spatial_order(points: Tensor, offsets: Tensor, far: Tensor) -> Tensor:
     identity = torch.arange(num_points, device=points.device)
     if num_points < SMALLEST * max(offsets.shape[0] - 1, 1) or not _promises(points, far):
         return identity
-    pivots = _walk(_choose_pivots(points, min(num_points // ROWS_PER_PIVOT, MOST_PIVOTS)))
+    # On the host: every turn of both loops needs a number of the turn before, and a GPU would be asked for each.
+    pivots = _walk(_choose_pivots(points, min(num_points // ROWS_PER_PIVOT, MOST_PIVOTS))).to(points.device)
     nearest = torch.empty_like(identity)
     for band in row_bands(points, pivots.shape[0]):
         nearest[band] = (points[band] @ pivots.T).argmax(1)
@@ -69,23 +70,23 @@ def _promises(points: Tensor, far: Tensor) -> bool:
 
 def _spread_evenly(points: Tensor, count: int) -> Tensor:
     """`count` of the rows, spread evenly and without a period, which the width of an image might share."""
-    place = (
-        torch.arange(count, dtype=torch.float64) * GOLDEN_RATIO % 1.0
-    )  # on the CPU: not every GPU has float64
+    # on the CPU: not every GPU has float64
+    place = torch.arange(count, dtype=torch.float64, device="cpu") * GOLDEN_RATIO % 1.0
     return points[(place * points.shape[0]).long().to(points.device)]
 
 
 def _choose_pivots(points: Tensor, count: int) -> Tensor:
-    """`[count, D]`: half of them far from one another, which finds the small and odd, half as dense as the points."""
+    """`[count, D]` on the CPU: half of them far from one another, which finds the small and odd, half as dense as the
+    points."""
     num_samples = count * SAMPLES_PER_PIVOT
-    sample = _spread_evenly(points, num_samples)
+    sample = _spread_evenly(points, num_samples).cpu()
     spread = count // 2
-    chosen = torch.zeros(spread, dtype=torch.int64, device=points.device)
+    chosen = torch.zeros(spread, dtype=torch.int64, device=sample.device)
     nearest = sample @ sample[0]
     for index in range(1, spread):
         chosen[index] = nearest.argmin()
         nearest = torch.maximum(nearest, sample @ sample[chosen[index]])
-    dense = torch.arange(count - spread, device=points.device) * num_samples // (count - spread)
+    dense = torch.arange(count - spread, device=sample.device) * num_samples // (count - spread)
     return sample[torch.cat([chosen, dense])]
 
 
