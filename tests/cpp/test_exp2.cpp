@@ -22,7 +22,7 @@ template <class T>
 using Exp2 = void (*)(const T*, T*, int64_t);
 
 template <class T>
-Exp2<T> exp2_of(const std::string& variant) {
+Exp2<T> exp2_of([[maybe_unused]] const std::string& variant) {
   constexpr bool narrow = sizeof(T) == 4;
 #if defined(__x86_64__)
   if (variant == "avx512") {
