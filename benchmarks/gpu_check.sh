@@ -104,7 +104,8 @@ bench() { # bench NAME SECONDS ARGUMENT...: both operators, or the file given, e
     done
 }
 bench benchmark-gpu 90 --bench-points 16384 65536 --bench-dims 8 16 64
-step tests-gpu 70 python3 -m pytest tests/test_cuda.py -q
+step tests-gpu 70 python3 -m pytest tests/test_cuda.py -k 'not every_width' -q
+step tests-widths 120 python3 -m pytest tests/test_cuda.py -k every_width -q
 # The C++ tests of csrc/cuda, which CI runs on an emulated device, on this one; then once more under NVIDIA's checkers.
 programs=(mean_shift pairwise_loss connected_components workspace)
 build_programs='

@@ -38,17 +38,40 @@ def problem() -> tuple[Tensor, Tensor]:
     return problems.clustered(200, 16).float().cuda(), problems.labels(200).cuda()
 
 
+def run(rows: Tensor, label: Tensor, backend: str) -> tuple[Tensor, Tensor]:
+    """The objective and its gradient."""
+    leaf = rows.detach().requires_grad_()
+    loss = objective(leaf, label.to(leaf.device), backend)
+    loss.backward()
+    return loss.detach(), leaf.grad
+
+
+def assert_right(rows: Tensor, label: Tensor, given: tuple[Tensor, Tensor], judge: str) -> None:
+    """Against float64 by the backend `judge`, within the error of its computation in the dtype of the rows."""
+    exact, exact_grad = run(rows.double(), label, judge)
+    eager, eager_grad = run(rows, label, judge)
+    numerics.assert_values(given[0], exact, eager)
+    numerics.assert_gradients(given[1], exact_grad, eager_grad, scale=10 * float(exact_grad.abs().max()))
+
+
 def test_same_numbers_as_on_the_cpu(backend):
     rows, label = problem()
-    results = []
-    for like, chosen in ((rows, backend), (rows.cpu().double(), "reference"), (rows.cpu(), "reference")):
-        leaf = like.detach().requires_grad_()
-        loss = objective(leaf, label.to(leaf.device), chosen)
-        loss.backward()
-        results.append((loss.detach().cpu(), leaf.grad.cpu()))
-    (loss, grad), (exact, exact_grad), (eager, eager_grad) = results
-    numerics.assert_values(loss, exact, eager)
-    numerics.assert_gradients(grad, exact_grad, eager_grad, scale=10 * float(exact_grad.abs().max()))
+    assert_right(rows.cpu(), label, run(rows, label, backend), "reference")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("dim", [8, 16, 32, 64, 128])
+def test_many_tiles_of_every_width(backend, dim, dtype):
+    """Asynchronous copies and products of thousands of tiles: a hazard among them shows as a wrong number, or as other
+    bits the next time."""
+    if backend not in numerics.HALF_PRODUCTS:
+        pytest.skip("PyTorch's own products")
+    rows = problems.clustered(16_421, dim).to(dtype).cuda()
+    label = problems.labels(16_421).cuda()
+    first = run(rows, label, backend)
+    assert_right(rows, label, first, "torch")
+    for _ in range(10):
+        assert all(map(torch.equal, run(rows, label, backend), first))
 
 
 def test_components_agree_with_the_cpu(backend):
@@ -100,13 +123,7 @@ def test_a_cuda_graph_replays_with_other_numbers(backend):
 
 def test_equal_inputs_give_equal_bits(backend):
     rows, label = problem()
-    runs = []
-    for _ in range(2):
-        leaf = rows.clone().requires_grad_()
-        loss = objective(leaf, label, backend)
-        loss.backward()
-        runs.append((loss.detach(), leaf.grad))
-    assert all(map(torch.equal, *runs))
+    assert all(map(torch.equal, run(rows, label, backend), run(rows, label, backend)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
