@@ -65,7 +65,7 @@ def test_many_tiles_of_every_width(backend, dim, dtype):
     """Asynchronous copies and products of thousands of tiles: a hazard among them shows as a wrong number, or as other
     bits the next time."""
     if backend not in numerics.HALF_PRODUCTS:
-        pytest.skip("PyTorch's own products")
+        pytest.skip(f"backend {backend}: its tiles and products are PyTorch's own")
     rows = problems.clustered(16_421, dim).to(dtype).cuda()
     label = problems.labels(16_421).cuda()
     first = run(rows, label, backend)

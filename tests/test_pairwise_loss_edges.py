@@ -53,10 +53,11 @@ def test_the_scale_of_weights_does_not_count_where_they_are_divided_by(backend, 
 def test_rounding_takes_no_loss_below_zero(backend):
     """Three instances of equal points, right angles apart, and a single point."""
     for seed in range(10):
-        generator = torch.Generator().manual_seed(seed)
-        length = torch.rand(90, 1, generator=generator, device="cpu").to(torch.get_default_device()) + 0.1
         label = torch.arange(90) % 3
-        axes = torch.linalg.qr(torch.randn(6, 6, generator=generator, device="cpu"))[0].to(label.device)
+        generator = torch.Generator().manual_seed(seed)
+        length = torch.rand(90, 1, generator=generator, device="cpu").to(label.device) + 0.1
+        axes = torch.randn(6, 6, generator=generator.manual_seed(seed), device="cpu")
+        axes = torch.linalg.qr(axes)[0].to(label.device)
         for rows in (slice(None), slice(1)):
             loss, _ = run((axes[label] * length)[rows], label[rows], margin=1.0, backend=backend)
             assert 0.0 <= float(loss) < 1e-5

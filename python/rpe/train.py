@@ -36,11 +36,6 @@ from .schedule import rate_factor
 from .settings import flatten, to_mapping
 from .views import TrainingViews
 
-if torch.distributed.is_available():
-    # PyTorch imports it at some later time, and functions in it then keep the process group of that time forever, as
-    # the default of an argument.
-    importlib.import_module("torch.distributed.nn")
-
 CHECKPOINT = "checkpoint.pt"
 """Latest state of a run: weights and everything needed to go on."""
 MODEL = "model.pt"
@@ -114,6 +109,10 @@ def _accelerator(config: Config) -> Iterator[Accelerator]:
             "training.precision is 'fp16', which needs a GPU, and PyTorch sees none here: "
             "take 'bf16', which runs on a CPU too, or 'no'"
         )
+    if torch.distributed.is_available():
+        # PyTorch imports it at some later time, and functions in it then keep the process group of that time forever,
+        # as the default of an argument.
+        importlib.import_module("torch.distributed.nn")
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # said, because accelerate joins CPU processes only when asked
         mixed_precision=config.training.precision,
