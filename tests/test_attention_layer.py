@@ -220,8 +220,9 @@ def test_derivatives_in_the_parameters_by_every_transform(backend):
 # Several processes
 
 WORKER = """
-import sys
+import gc, sys
 import torch, torch.distributed as dist
+import torch.distributed.nn  # before there is a process group, which its functions would keep
 from torch.nn.parallel import DistributedDataParallel
 sys.path.insert(0, sys.argv[3])
 from test_attention_layer import Block, loss_of, tokens
@@ -233,6 +234,9 @@ block = DistributedDataParallel(Block("torch"))
 loss_of(block(tokens(4)[rank::2])).backward()
 torch.save([parameter.grad for parameter in block.parameters()], f"{store}.{rank}")
 dist.barrier()
+# the last reference ends the group's threads, one of which could abort the process at its end
+del block
+gc.collect()
 dist.destroy_process_group()
 """
 
