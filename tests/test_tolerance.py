@@ -264,6 +264,23 @@ def test_points_all_over_the_sphere_stay_where_they_are():
     assert torch.equal(order, torch.arange(NUM_POINTS))
 
 
+@pytest.mark.parametrize("kind, all_pairs", [(uniform, True), (clustered, False), (antipodal, False)])
+@pytest.mark.parametrize("with_gradient", [False, True], ids=["forward", "backward"])
+def test_bounds_are_asked_for_where_they_leave_something_out(kind, all_pairs, with_gradient):
+    if (reason := rpe_ops.available_backends("cpu")["cpu"]) is not None:
+        pytest.skip(f"no native kernels: {reason}")
+    points = kind(16).float()
+
+    def step(tol: float) -> Tensor:
+        rows = points.clone().requires_grad_()
+        moved = rpe_ops.mean_shift(rows, kappa=40.0, tol=tol, normalize=False, backend="cpu")
+        if not with_gradient:
+            return moved.detach()
+        return torch.autograd.grad(moved, rows, points.roll(1, 0))[0]
+
+    assert torch.equal(step(0.2), step(0.0)) is all_pairs
+
+
 def test_compiles_as_one_graph(backend):
     points = clustered(8).float()
 

@@ -91,10 +91,10 @@ template <class T, bool kSymmetric>
 RPE_KERNEL void near_columns(const MeanShift<T>& p, int64_t row, const Block& columns, ColumnRuns& runs) {
   runs.run[0] = {0, columns.rows};
   runs.count = 1;
-  if (!p.least_cosine) return;
+  const int64_t own = row / kRowQuantum;
+  if (!p.least_cosine || p.least_cosine[own] == -T(__builtin_inf())) return;
   runs.count = 0;
   const Chunks<T> points = chunks_of_points(p), sources = chunks_of_sources(p);
-  const int64_t own = row / kRowQuantum;
   bool open = false;
   for (int64_t j = 0; j < columns.rows; j += kRowQuantum) {
     const int64_t other = (columns.row + j) / kRowQuantum;

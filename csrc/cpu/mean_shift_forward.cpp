@@ -103,45 +103,83 @@ void pack_sources(const MeanShift<T>& p, int64_t index) {
   if (p.mass_rows != p.source_rows) pack_half(p.mass_rows, block, p.dim, p.half_masses);
 }
 
-// What the rows of each chunk can do without: every partner of relative kernel value up to tol L / (all mass), L a lower
-// bound of the chunk's densities: the sum of the least values that the other chunks promise, the largest of those (in
-// logarithms, should all be tiny), and when blurring a row's own term.
+// Some blocks of sources, as chunks.
+template <class T>
+struct SourceChunks {
+  Chunks<T> chunks;
+  int64_t begin, end;
+  double mass;
+};
+
+// Of at least one block.
+template <class T>
+RPE_FORMULA SourceChunks<T> source_chunks(const MeanShift<T>& p, int64_t first_source, int64_t last_source) {
+  const Block& last = p.source_blocks[last_source - 1];
+  SourceChunks<T> sources = {chunks_of_sources(p), p.source_blocks[first_source].row / kRowQuantum,
+                             (last.row + last.rows) / kRowQuantum, 0.0};
+  for (int64_t c = sources.begin; c < sources.end; ++c) sources.mass += p.source_chunks[c].mass;
+  return sources;
+}
+
+// What the rows of the chunk at row i of a block can do without: every partner of relative kernel value up to
+// tol L / (all mass), L a lower bound of the chunk's densities: the sum of the least values that the other chunks promise,
+// the largest of those (in logarithms, should all be tiny), and when blurring a row's own term.
+template <class T>
+T reach_of_chunk(const MeanShift<T>& p, const Block& block, int64_t i, const SourceChunks<T>& sources) {
+  const double scale = double(p.kappa) * kLog2E;
+  const Chunks<T> points = chunks_of_points(p);
+  const int64_t own = (block.row + i) / kRowQuantum;
+  double largest = -__builtin_inf(), density = 0;
+  if (p.blurring) {
+    largest = __builtin_inf();
+    for (int64_t r = 0; r < kRowQuantum && i + r < block.valid; ++r) {
+      const double bias = double(p.bias[block.row + i + r]);
+      largest = bias < largest ? bias : largest;
+    }
+    largest += scale * (double(p.point_chunks[own].shortest_squared - p.point_chunks[own].slack) - 1.0);
+  }
+  for (int64_t c = sources.begin; c < sources.end; ++c) {
+    if (!(p.source_chunks[c].mass > 0.0)) continue;
+    const double log_mass = __builtin_log2(p.source_chunks[c].mass);
+    // Too small to matter beside the largest term.
+    constexpr double kNegligible = -30.0;
+    const Coarse<T> known = coarse(points, own, sources.chunks, c);
+    const double at_most = scale * (double(known.product - known.second_order) - 1.0) + log_mass;
+    if (at_most < largest + kNegligible) continue;
+    const double exponent = scale * (double(fine(points, own, sources.chunks, c, known).smallest) - 1.0);
+    if (exponent > -1000.0) density += p.source_chunks[c].mass * __builtin_exp2(exponent);
+    largest = exponent + log_mass > largest ? exponent + log_mass : largest;
+  }
+  if (density > 0.0 && __builtin_log2(density) > largest) largest = __builtin_log2(density);
+  return T(1.0 + (__builtin_log2(p.tol) + largest - __builtin_log2(sources.mass)) / scale);
+}
+
 template <class T>
 void reach(const MeanShift<T>& p, int64_t point_block, int64_t first_source, int64_t last_source) {
-  const Block& block = p.point_blocks[point_block];
-  const double scale = double(p.kappa) * kLog2E;
   if (first_source == last_source) return;
-  const Block& last = p.source_blocks[last_source - 1];
-  const int64_t begin = p.source_blocks[first_source].row / kRowQuantum, end = (last.row + last.rows) / kRowQuantum;
-  double total = 0;
-  for (int64_t c = begin; c < end; ++c) total += p.source_chunks[c].mass;
-  const Chunks<T> points = chunks_of_points(p), sources = chunks_of_sources(p);
-  for (int64_t i = 0; i < block.rows; i += kRowQuantum) {
-    const int64_t own = (block.row + i) / kRowQuantum;
-    double largest = -__builtin_inf(), density = 0;
-    if (p.blurring) {
-      largest = __builtin_inf();
-      for (int64_t r = 0; r < kRowQuantum && i + r < block.valid; ++r) {
-        const double bias = double(p.bias[block.row + i + r]);
-        largest = bias < largest ? bias : largest;
-      }
-      largest += scale * (double(p.point_chunks[own].shortest_squared - p.point_chunks[own].slack) - 1.0);
-    }
-    for (int64_t c = begin; c < end; ++c) {
-      if (!(p.source_chunks[c].mass > 0.0)) continue;
-      const double log_mass = __builtin_log2(p.source_chunks[c].mass);
-      // Too small to matter beside the largest term.
-      constexpr double kNegligible = -30.0;
-      const Coarse<T> known = coarse(points, own, sources, c);
-      const double at_most = scale * (double(known.product - known.second_order) - 1.0) + log_mass;
-      if (at_most < largest + kNegligible) continue;
-      const double exponent = scale * (double(fine(points, own, sources, c, known).smallest) - 1.0);
-      if (exponent > -1000.0) density += p.source_chunks[c].mass * __builtin_exp2(exponent);
-      largest = exponent + log_mass > largest ? exponent + log_mass : largest;
-    }
-    if (density > 0.0 && __builtin_log2(density) > largest) largest = __builtin_log2(density);
-    p.least_cosine[own] = T(1.0 + (__builtin_log2(p.tol) + largest - __builtin_log2(total)) / scale);
-  }
+  const Block& block = p.point_blocks[point_block];
+  const SourceChunks<T> sources = source_chunks(p, first_source, last_source);
+  for (int64_t i = 0; i < block.rows; i += kRowQuantum)
+    p.least_cosine[(block.row + i) / kRowQuantum] = reach_of_chunk(p, block, i, sources);
+}
+
+template <class T>
+void reach_all(const MeanShift<T>& p, int64_t point_block) {
+  const Block& block = p.point_blocks[point_block];
+  for (int64_t i = 0; i < block.rows; i += kRowQuantum)
+    p.least_cosine[(block.row + i) / kRowQuantum] = -T(__builtin_inf());
+}
+
+template <class T>
+double share_out_of_reach(const MeanShift<T>& p, int64_t point_block, int64_t first_source, int64_t last_source) {
+  if (first_source == last_source) return 0.0;
+  const Block& block = p.point_blocks[point_block];
+  const SourceChunks<T> sources = source_chunks(p, first_source, last_source);
+  const T bound = reach_of_chunk(p, block, 0, sources);
+  int64_t far = 0;
+  for (int64_t c = sources.begin; c < sources.end; ++c)
+    far += all_below(chunks_of_points(p), block.row / kRowQuantum, sources.chunks, c, bound);
+  return double(far) / double(sources.end - sources.begin);
 }
 
 // Kernel values of kTileRows rows against a run of columns, with their sums along both sides. Masses enter the sums alone.
@@ -332,9 +370,20 @@ void finish(const MeanShift<T>& p, int64_t index) {
 
 }  // namespace
 
-#define RPE_TABLE(T, HALF_PAIR)                                                                  \
-  {survey<T>, pack_points<T>, pack_sources<T>, reach<T>,  pair<T, FullProducts<T>>,   HALF_PAIR, \
-   rows<T>,   stream<T>,      merge<T>,        finish<T>, int64_t(sizeof(Scratch<T>))}
+#define RPE_TABLE(T, HALF_PAIR) \
+  {survey<T>,                   \
+   pack_points<T>,              \
+   pack_sources<T>,             \
+   share_out_of_reach<T>,       \
+   reach<T>,                    \
+   reach_all<T>,                \
+   pair<T, FullProducts<T>>,    \
+   HALF_PAIR,                   \
+   rows<T>,                     \
+   stream<T>,                   \
+   merge<T>,                    \
+   finish<T>,                   \
+   int64_t(sizeof(Scratch<T>))}
 extern const MeanShiftKernels<float> mean_shift_float32 = RPE_TABLE(float, RPE_HALF_PAIR);
 extern const MeanShiftKernels<double> mean_shift_float64 = RPE_TABLE(double, nullptr);
 #undef RPE_TABLE

@@ -6,14 +6,15 @@
 //   running  any kappa, masses, lengths or distant seeds: each row keeps the largest logit seen so far as its reference.
 //
 // Where tol > 0, products between chunks of kRowQuantum rows are bounded, and tiles that no density can miss are left out
-// (csrc/cpu/bounds.h, MeanShift::least_cosine). Both directions derive the same choice from the same rows.
+// (csrc/cpu/bounds.h, MeanShift::least_cosine). Images of which a sample says that next to nothing can be left out keep all.
+// Both directions derive the same choice from the same rows.
 //
 // Phases forward:   survey (all blocks of both sides), plan_routes, pack_points / pack_sources (all blocks), with tol > 0
-//            reach (each point block, all its image's sources), then
+//            share_out_of_reach (some point blocks), reach or reach_all (each point block), then
 //            blurring + fixed: pair (symmetric rounds);  otherwise: rows (each point block, all its image's sources);
 //            finish (each point block). Few points and many sources: stream (each run) and merge (each point block)
 //            instead of rows, and no pack_sources.
-// Phases backward:  survey, plan_routes, pack_*, reach, clear_sources and prologue (each block), then
+// Phases backward:  survey, plan_routes, pack_*, reaches, clear_sources and prologue (each block), then
 //            blurring + fixed: pair (symmetric rounds);  otherwise: rows, then rectangle (rectangular rounds);
 //            finish_points, finish_sources (each block).
 // Calls of one phase may run at the same time: they write disjoint memory. Each running task brings its own scratch.
@@ -79,8 +80,9 @@ struct MeanShift {
   T* source_centers;  // those of points are those of sources when blurring
   Chunk<T>* point_chunks;
   Chunk<T>* source_chunks;
-  T* least_cosine;  // [point chunks]: partners whose cosines all lie below make up at most tol of any row's density
-  T* partial_sums;  // [partial rows, stride]; this and the following as those without "partial", of one run
+  // [point chunks]: partners whose cosines all lie below make up at most tol of any row's density; -inf: none are left out
+  T* least_cosine;
+  T* partial_sums;          // [partial rows, stride]; this and the following as those without "partial", of one run
   double* partial_density;  // [partial rows]
   T* partial_reference;
   T* partial_reference_bias;
@@ -123,7 +125,10 @@ struct MeanShiftKernels {
   void (*survey)(const T* rows, const T* log_weight, double kappa, int64_t dim, const Block&, RowSurvey&);
   void (*pack_points)(const MeanShift<T>&, int64_t block);
   void (*pack_sources)(const MeanShift<T>&, int64_t block);
+  // Of the image's chunks of sources, those that the block's first chunk can do without.
+  double (*share_out_of_reach)(const MeanShift<T>&, int64_t point_block, int64_t first_source, int64_t last_source);
   void (*reach)(const MeanShift<T>&, int64_t point_block, int64_t first_source, int64_t last_source);
+  void (*reach_all)(const MeanShift<T>&, int64_t point_block);
   void (*pair)(const MeanShift<T>&, BlockPair, void* scratch);
   void (*half_pair)(const MeanShift<T>&, BlockPair, void* scratch);  // null where the variant has no such products
   void (*rows)(const MeanShift<T>&, int64_t point_block, int64_t first_source, int64_t last_source, bool with_mean,

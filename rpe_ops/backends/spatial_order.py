@@ -22,8 +22,8 @@ SAMPLES_PER_PIVOT = 4
 # Multiples of it, modulo 1, are as far from periodic as can be.
 GOLDEN_RATIO = (math.sqrt(5.0) - 1.0) / 2.0
 # An order is made where at least this share of a sample's pairs promise to lie in tiles that can be passed over.
-LEAST_SHARE = 0.2
-SAMPLES = 256
+LEAST_SHARE = 0.4
+SAMPLES = 128
 
 
 @torch.library.custom_op("rpe_ops::spatial_order", mutates_args=())
@@ -60,12 +60,12 @@ def _(info: Any, in_dims: Any, *args: Tensor) -> Any:
 
 
 def _promises(points: Tensor, far: Tensor) -> bool:
-    """Whether enough pairs of a sample are far by more than two tiles may spread: twice 1 - cos of near neighbours."""
+    """Whether enough pairs of a sample are far even from tile to tile: by more than the angles to their nearest."""
     sample = _spread_evenly(points, SAMPLES)
-    cosine = sample @ sample.T
-    nearest = (cosine - 2.0 * torch.eye(SAMPLES, dtype=cosine.dtype, device=cosine.device)).amax(1)
-    spread = 2.0 * (1.0 - nearest.median())
-    return bool((cosine + spread <= far).to(cosine.dtype).mean() >= LEAST_SHARE)
+    cosine = (sample @ sample.T).clamp(-1.0, 1.0)
+    nearest = (cosine - 2.0 * torch.eye(SAMPLES, dtype=cosine.dtype, device=cosine.device)).amax(1).acos()
+    between = cosine.acos() - nearest[:, None] - nearest
+    return bool((between >= far.clamp(-1.0, 1.0).acos()).to(cosine.dtype).mean() >= LEAST_SHARE)
 
 
 def _spread_evenly(points: Tensor, count: int) -> Tensor:
