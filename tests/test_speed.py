@@ -100,7 +100,7 @@ def test_a_tolerance_costs_little_where_nothing_can_be_left_out():
     def run(tol: float) -> None:
         rpe_ops.mean_shift(embedding, kappa=10.0, num_steps=2, tol=tol, backend="cpu")
 
-    assert times_faster(lambda: run(1e-3), lambda: run(0.0)) > 0.85
+    assert times_faster(lambda: run(1e-3), lambda: run(0.0)) > 0.75
 
 
 def seeded_loop(x: torch.Tensor, num_seeds: int) -> torch.Tensor:
