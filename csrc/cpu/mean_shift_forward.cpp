@@ -64,7 +64,10 @@ void pack_points(const MeanShift<T>& p, int64_t index) {
     p.reference[row] = T(1);
     p.reference_bias[row] = fixed ? T(0) : -T(__builtin_inf());
   }
-  if (!p.least_cosine || p.blurring) return;
+  if (!p.least_cosine) return;
+  for (int64_t i = 0; i < block.rows; i += kRowQuantum)
+    p.least_cosine[(block.row + i) / kRowQuantum] = -T(__builtin_inf());  // until reach says more
+  if (p.blurring) return;
   pack_panels(p.point_rows + block.row * p.stride, block.rows, p.stride, p.dim, p.point_panels + block.row * p.dim);
   bound_chunks<T>(block, p.point_rows, nullptr, p.stride, p.point_centers, p.point_chunks);
 }
@@ -161,13 +164,6 @@ void reach(const MeanShift<T>& p, int64_t point_block, int64_t first_source, int
   const SourceChunks<T> sources = source_chunks(p, first_source, last_source);
   for (int64_t i = 0; i < block.rows; i += kRowQuantum)
     p.least_cosine[(block.row + i) / kRowQuantum] = reach_of_chunk(p, block, i, sources);
-}
-
-template <class T>
-void reach_all(const MeanShift<T>& p, int64_t point_block) {
-  const Block& block = p.point_blocks[point_block];
-  for (int64_t i = 0; i < block.rows; i += kRowQuantum)
-    p.least_cosine[(block.row + i) / kRowQuantum] = -T(__builtin_inf());
 }
 
 template <class T>
@@ -370,20 +366,13 @@ void finish(const MeanShift<T>& p, int64_t index) {
 
 }  // namespace
 
-#define RPE_TABLE(T, HALF_PAIR) \
-  {survey<T>,                   \
-   pack_points<T>,              \
-   pack_sources<T>,             \
-   share_out_of_reach<T>,       \
-   reach<T>,                    \
-   reach_all<T>,                \
-   pair<T, FullProducts<T>>,    \
-   HALF_PAIR,                   \
-   rows<T>,                     \
-   stream<T>,                   \
-   merge<T>,                    \
-   finish<T>,                   \
-   int64_t(sizeof(Scratch<T>))}
+#define RPE_TABLE(T, HALF_PAIR)               \
+  {survey<T>,       pack_points<T>,           \
+   pack_sources<T>, share_out_of_reach<T>,    \
+   reach<T>,        pair<T, FullProducts<T>>, \
+   HALF_PAIR,       rows<T>,                  \
+   stream<T>,       merge<T>,                 \
+   finish<T>,       int64_t(sizeof(Scratch<T>))}
 extern const MeanShiftKernels<float> mean_shift_float32 = RPE_TABLE(float, RPE_HALF_PAIR);
 extern const MeanShiftKernels<double> mean_shift_float64 = RPE_TABLE(double, nullptr);
 #undef RPE_TABLE

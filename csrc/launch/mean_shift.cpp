@@ -204,10 +204,7 @@ struct Session {
     for (size_t b = 0; b < share.size(); ++b) left_out[size_t(points.blocks[b].image)] += share[b];
     for_sources_of_points([&](int64_t b, int64_t first, int64_t last) {
       const size_t image = size_t(points.blocks[size_t(b)].image);
-      if (left_out[image] >= kLeastShare * double(num_samples(image)))
-        kernels.reach(problem, b, first, last);
-      else
-        kernels.reach_all(problem, b);
+      if (left_out[image] >= kLeastShare * double(num_samples(image))) kernels.reach(problem, b, first, last);
     });
   }
 

@@ -10,11 +10,11 @@
 // Both directions derive the same choice from the same rows.
 //
 // Phases forward:   survey (all blocks of both sides), plan_routes, pack_points / pack_sources (all blocks), with tol > 0
-//            share_out_of_reach (some point blocks), reach or reach_all (each point block), then
+//            share_out_of_reach (some point blocks) and reach (each point block of images where that says so), then
 //            blurring + fixed: pair (symmetric rounds);  otherwise: rows (each point block, all its image's sources);
 //            finish (each point block). Few points and many sources: stream (each run) and merge (each point block)
 //            instead of rows, and no pack_sources.
-// Phases backward:  survey, plan_routes, pack_*, reaches, clear_sources and prologue (each block), then
+// Phases backward:  survey, plan_routes, pack_*, share_out_of_reach, reach, clear_sources and prologue (each block), then
 //            blurring + fixed: pair (symmetric rounds);  otherwise: rows, then rectangle (rectangular rounds);
 //            finish_points, finish_sources (each block).
 // Calls of one phase may run at the same time: they write disjoint memory. Each running task brings its own scratch.
@@ -128,7 +128,6 @@ struct MeanShiftKernels {
   // Of the image's chunks of sources, those that the block's first chunk can do without.
   double (*share_out_of_reach)(const MeanShift<T>&, int64_t point_block, int64_t first_source, int64_t last_source);
   void (*reach)(const MeanShift<T>&, int64_t point_block, int64_t first_source, int64_t last_source);
-  void (*reach_all)(const MeanShift<T>&, int64_t point_block);
   void (*pair)(const MeanShift<T>&, BlockPair, void* scratch);
   void (*half_pair)(const MeanShift<T>&, BlockPair, void* scratch);  // null where the variant has no such products
   void (*rows)(const MeanShift<T>&, int64_t point_block, int64_t first_source, int64_t last_source, bool with_mean,
