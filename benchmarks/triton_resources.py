@@ -30,7 +30,7 @@ from triton.compiler import ASTSource
 
 from occupancy import ARCHITECTURES, MULTIPROCESSORS, WARP, thread_blocks, write_table
 from rpe_ops.backends.tile_list import NearTiles
-from rpe_ops.backends.triton import connected_components, mean_shift, pairwise_loss, shapes
+from rpe_ops.backends.triton import connected_components, launching, mean_shift, pairwise_loss, shapes
 from rpe_ops.backends.triton.launching import compile_options
 from rpe_ops.backends.triton.shapes import TileShape
 
@@ -118,8 +118,7 @@ def record(architecture: int, dim: int, half: bool) -> Iterator[Launch]:
                 signature[name] = "fp32" if isinstance(value, float) else "i32"
         launches.append(Launch(kernel, tuple(signature.items()), tuple(constants.items()), shape))
 
-    for module in (mean_shift, pairwise_loss, connected_components):
-        module.launch = recorder
+    launching.launch = recorder
     torch.use_deterministic_algorithms(
         True
     )  # fills what no kernel wrote, so that nothing is indexed with rubbish
@@ -234,10 +233,13 @@ def _tool(name: str, *options: str, cubin: bytes) -> str:
 
 
 def _write(path: Path, table: list[Resources]) -> None:
-    """The table of all kernels, the constants of each as one text."""
+    """The table of all kernels at their own widths, the constants of each as one text."""
     facts = {"triton": triton.__version__, "command": "python benchmarks/triton_resources.py"}
     rows = []
     for row in table:
+        width = row.constants.get("BLOCK_D")
+        if row.constants.get("D", width) != width:
+            continue
         constants = " ".join(f"{name}={value}" for name, value in row.constants.items())
         rows.append(asdict(row) | {"constants": constants})
     write_table(path, facts, rows)

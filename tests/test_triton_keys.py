@@ -21,13 +21,18 @@ from rpe_ops.backends.tile_list import NearTiles
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 
-from rpe_ops.backends.triton import connected_components, mean_shift, pairwise_loss, shapes  # noqa: E402
+from rpe_ops.backends.triton import (  # noqa: E402
+    connected_components,
+    launching,
+    mean_shift,
+    pairwise_loss,
+    shapes,
+)
 from rpe_ops.backends.triton.launching import compile_options  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     settings.triton_interprets(), reason="TRITON_INTERPRET is set: Triton compiles nothing"
 )
-MODULES = (mean_shift, pairwise_loss, connected_components)
 Keys = set[tuple[str, str]]
 
 
@@ -47,8 +52,7 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> Iterator[Keys]:
         named = [f"{name}: {value}" for name, value in zip(kernel.arg_names, specialization, strict=True)]
         found.add((kernel.fn.__name__, f"{', '.join(named)}; {options}"))
 
-    for module in MODULES:
-        monkeypatch.setattr(module, "launch", record)
+    monkeypatch.setattr(launching, "launch", record)
     monkeypatch.setattr(shapes, "architecture", lambda device: 90)
     torch.use_deterministic_algorithms(True)  # fills what no kernel wrote: nothing is indexed with rubbish
     yield found

@@ -41,13 +41,8 @@ def test_faults(row, fault):
 @pytest.mark.parametrize("half", [True, False])
 def test_kernels_over_pairs_are_those_of_the_padded_width(monkeypatch, half):
     """So that what is compiled at 16, 32, ... says the same of every D."""
-    for module in (
-        triton_resources.mean_shift,
-        triton_resources.pairwise_loss,
-        triton_resources.connected_components,
-    ):
-        monkeypatch.setattr(module, "launch", module.launch)  # `record` replaces it
-    for module, name in (
+    for module, name in (  # `record` replaces them
+        (triton_resources.launching, "launch"),
         (triton_resources.shapes, "architecture"),
         (triton_resources.mean_shift, "near_tiles"),
     ):

@@ -1,4 +1,4 @@
-"""How the Triton backend cuts its work: row tiles of ragged batches, splits, the tables. No Triton is needed."""
+"""How the Triton backend cuts its work: splits, the tables. No Triton is needed."""
 
 import pytest
 import torch
@@ -8,21 +8,6 @@ from rpe_ops.backends.triton.shapes import TileShape
 
 CPU = torch.device("cpu")
 TABLES = {"portable": shapes._PORTABLE, "hopper": shapes._HOPPER}
-
-
-@pytest.mark.parametrize("lengths", [(5,), (64,), (0, 1, 0), (63, 64, 65, 0, 200), (0,), ()])
-def test_row_tiles_cover_every_row_once_and_no_image_border(lengths):
-    offsets = torch.tensor([0, *lengths]).cumsum(0)
-    tiles = shapes.row_tiles(offsets, int(offsets[-1]), 64)
-    covered = []
-    for image, row in zip(tiles.image.tolist(), tiles.row.tolist(), strict=True):
-        if image >= 0:
-            begin, end = int(offsets[image]), int(offsets[image + 1])
-            assert begin <= row < end and (row - begin) % 64 == 0
-            covered += range(row, min(row + 64, end))
-    assert covered == list(range(int(offsets[-1])))
-    used = (tiles.image >= 0).sum()
-    assert tiles.before[-1] == used and not (tiles.image[used:] >= 0).any()
 
 
 @pytest.mark.parametrize("points", [1, 100, 4_096, 65_536])

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rpe_ops.backends.images import image_of_rows
+from rpe_ops.backends.images import image_of_rows, segment_sums
 
 
 def poisoned_images(points: Tensor, offsets: Tensor) -> Tensor | None:
@@ -21,24 +21,20 @@ def poisoned_images(points: Tensor, offsets: Tensor) -> Tensor | None:
     whether there is any, elsewhere that would wait for the device.
     """
     # one pass: a sum is finite only where all its terms are; large finite terms may still overflow it
-    if points.device.type == "cpu" and bool(torch.isfinite(points.sum())):
+    on_cpu = points.device.type == "cpu"
+    if on_cpu and (bool(torch.isfinite(points.sum())) or bool(torch.isfinite(points).all())):
         return None
-    finite = torch.isfinite(points).all(1)
-    if points.device.type == "cpu" and bool(finite.all()):
-        return None
-    num_images = offsets.shape[0] - 1
-    poison = torch.zeros(num_images, dtype=points.dtype, device=points.device)
-    if num_images == 0 or points.shape[0] == 0:
-        return poison
-    bad_rows = (~finite).to(points.dtype)
-    count = poison.index_add(0, image_of_rows(offsets, points.shape[0]), bad_rows)
-    return torch.where(count > 0, torch.nan, poison)
+    # 0 times what is finite is 0; rows whose sum overflows have lengths that do
+    whole = points.sum().reshape(1) if offsets.shape[0] == 2 else segment_sums(points.sum(1), offsets)
+    return whole * 0.0
 
 
 def add_poison(rows: Tensor, offsets: Tensor, poison: Tensor | None) -> Tensor:
     """`rows [T]` or `[T, D]` with every row of a poisoned image turned into NaN."""
     if poison is None or rows.shape[0] == 0:
         return rows
+    if offsets.shape[0] == 2:
+        return rows + poison
     per_row = poison[image_of_rows(offsets, rows.shape[0])]
     return rows + (per_row[:, None] if rows.ndim == 2 else per_row)
 

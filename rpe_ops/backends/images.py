@@ -1,4 +1,4 @@
-"""Images of a packed batch: slices, bands of rows, the image of each row, sums, maxima, runs of equal ids, components.
+"""Images of a packed batch: slices, bands of rows, the image of each row, sums, runs of equal ids, components.
 
 Shared by the PyTorch backends and the layers above them. It holds no formula of an operator.
 """
@@ -61,12 +61,6 @@ def segment_sums(values: Tensor, offsets: Tensor) -> Tensor:
 def _scattered_sums(values: Tensor, offsets: Tensor) -> Tensor:
     sums = values.new_zeros(offsets.shape[0] - 1, *values.shape[1:])
     return sums.index_add(0, image_of_rows(offsets, values.shape[0]), values)
-
-
-def image_maximum(values: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest of the non-negative `values [T]` in each image `[B]`, and the image of each row `[T]`."""
-    largest = torch.segment_reduce(values, "max", offsets=offsets, initial=0, unsafe=True)
-    return largest, image_of_rows(offsets, values.shape[0])
 
 
 def accumulation_dtype(device: torch.device) -> torch.dtype:

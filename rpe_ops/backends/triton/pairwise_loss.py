@@ -8,27 +8,27 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rpe_ops.backends.images import image_maximum
+from rpe_ops.backends.triton import launching
 from rpe_ops.backends.triton.kernels.pairwise_loss import (
     hinge_kernel,
     image_loss_kernel,
     instance_sum_kernel,
     loss_finish_kernel,
 )
-from rpe_ops.backends.triton.launching import launch, operands
+from rpe_ops.backends.triton.operands import largest_values, operands, scaled_operands
 from rpe_ops.backends.triton.shapes import (
     TileShape,
     block_dim,
     num_splits,
     pair_constants,
+    row_grid,
     row_shape,
-    row_tiles,
     tile_shape,
 )
 
 _IMAGES = TileShape(rows=256, columns=0, warps=4, stages=1)
-# The largest weight of w_j x_j as float16: components keep their 11 bits down to 2^-29 of it.
-_LARGEST_WEIGHT = 2.0**14
+# w_j x_j as float16 have weights below 2^14: components keep their 11 bits down to 2^-28 of the largest.
+_WEIGHT_EXPONENT = 14
 
 
 def forward(
@@ -48,50 +48,49 @@ def forward(
         return points.new_zeros(num_images), grad
     instance = instance.to(torch.int32)
     begin, end = _runs(instance)
-    x = operands(points, half)
-    largest, image = image_maximum(weight, offsets)
-    exponent = torch.floor(torch.log2(_LARGEST_WEIGHT / largest)).clamp(-120.0, 120.0)
-    scale = torch.where(largest > 0, torch.exp2(exponent), 1.0)
-    weighted = operands(points * (weight * scale[image])[:, None], half)
+    largest = largest_values(offsets)
+    x = operands(points, offsets, half, weight=weight, largest=largest)
+    weighted = scaled_operands(points, weight, largest, _WEIGHT_EXPONENT, offsets, half)
 
     shape = tile_shape("pairwise_loss", dim, half, points.device)
-    tiles = row_tiles(offsets, num_points, shape.rows)
-    splits = num_splits(tiles.count, points, offsets, shape)
+    (tiles,) = row_grid(points, offsets, shape)
+    splits = num_splits(tiles, points, offsets, shape)
     partial_hinge = points.new_empty(splits, num_points)
     partial_grad = points.new_empty(splits, num_points if with_gradient else 0, block_dim(dim))
-    launch(
+    launching.launch(
         hinge_kernel,
-        (tiles.count, splits),
+        (tiles, splits),
         shape,
-        *(*x, *weighted, weight, instance, begin, end, tiles.image, tiles.row, offsets),
-        *(partial_hinge, partial_grad, 2.0 * margin - 1.0, num_points, splits),
+        *(*x, *weighted, weight, instance, begin, end, offsets),
+        *(partial_hinge, partial_grad, 2.0 * margin - 1.0, num_points, num_images, splits),
         **pair_constants(dim, shape, half),
         WITH_GRADIENT=with_gradient,
     )
     sums = row_shape(dim)
-    tiles = row_tiles(offsets, num_points, sums.rows)
-    edge_sum, edge_mass = points.new_empty(tiles.count, 2, dim), points.new_empty(tiles.count, 2)
-    widths = {"D": dim, "BLOCK_M": sums.rows, "BLOCK_D": block_dim(dim)}
+    (tiles,) = row_grid(points, offsets, sums)
+    edge_sum, edge_mass = points.new_empty(tiles, 2, dim), points.new_empty(tiles, 2)
     rows = (points, weight, instance)
-    launch(
-        instance_sum_kernel,
-        (tiles.count,),
-        sums,
-        *(*rows, tiles.image, tiles.row, offsets, edge_sum, edge_mass),
-        **widths,
+    launching.launch_rows(
+        *(instance_sum_kernel, points, offsets),
+        *(*rows, offsets, edge_sum, edge_mass, num_images),
     )
-    tile_loss = points.new_empty(tiles.count)
-    launch(
-        loss_finish_kernel,
-        (tiles.count,),
-        sums,
-        *(*rows, begin, end, tiles.image, tiles.row, tiles.before, offsets, edge_sum, edge_mass),
-        *(partial_hinge, partial_grad, scale.reciprocal(), tile_loss, grad, num_points, splits),
-        **widths,
+    tile_loss = points.new_empty(tiles)
+    launching.launch_rows(
+        *(loss_finish_kernel, points, offsets),
+        *(*rows, begin, end, offsets, edge_sum, edge_mass),
+        *(partial_hinge, partial_grad, largest, tile_loss, grad, num_points, num_images, splits),
+        EXPONENT=_WEIGHT_EXPONENT,
         WITH_GRADIENT=with_gradient,
     )
     loss = points.new_empty(num_images)
-    launch(image_loss_kernel, (num_images,), _IMAGES, tile_loss, tiles.before, loss, BLOCK=_IMAGES.rows)
+    launching.launch(
+        image_loss_kernel,
+        (num_images,),
+        _IMAGES,
+        *(tile_loss, offsets, loss),
+        BLOCK_M=sums.rows,
+        BLOCK=_IMAGES.rows,
+    )
     return loss, grad
 
 

@@ -169,32 +169,12 @@ def _processors(device: torch.device) -> int:
     return count
 
 
-@dataclass(frozen=True)
-class RowTiles:
-    """Tiles of rows that never cross an image.
-
-    `image [R]` and `row [R]`, int32: the image and the first row of each tile, image -1 for entries past the last tile;
-    `before [B+1]`, int32: number of tiles before each image. R follows from shapes alone.
-    """
-
-    image: Tensor
-    row: Tensor
-    before: Tensor
-
-    @property
-    def count(self) -> int:
-        """R."""
-        return self.image.shape[0]
+def num_row_tiles(num_rows: int, num_images: int, height: int) -> int:
+    """Row tiles of images of `num_rows` rows in all: what their numbers begin at, `kernels.tiles.first_tile`, where the
+    last image ends. It follows from shapes alone; up to one tile of each image has no rows."""
+    return num_rows // height + num_images
 
 
-def row_tiles(offsets: Tensor, num_rows: int, height: int) -> RowTiles:
-    """Cut the images of `offsets [B+1]`, int64, into row tiles."""
-    num_images = offsets.shape[0] - 1
-    before = torch.zeros_like(offsets)
-    torch.cumsum((offsets.diff() + height - 1) // height, 0, out=before[1:])
-    tile = torch.arange(num_rows // height + num_images, device=offsets.device)
-    image = torch.searchsorted(before[1:].contiguous(), tile, right=True)
-    known = image.clamp(max=max(num_images - 1, 0))
-    row = offsets[known] + (tile - before[known]) * height
-    image = torch.where(image < num_images, image, -1)
-    return RowTiles(image.to(torch.int32), row.to(torch.int32), before.to(torch.int32))
+def row_grid(rows: Tensor, offsets: Tensor, shape: TileShape) -> tuple[int]:
+    """One program for each tile of packed rows `[T, *]` with `offsets [B+1]`."""
+    return (num_row_tiles(rows.shape[0], offsets.shape[0] - 1, shape.rows),)

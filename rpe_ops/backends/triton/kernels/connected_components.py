@@ -8,21 +8,22 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from rpe_ops.backends.triton.kernels.tiles import column_range, load_padded, rows_times_rows
+from rpe_ops.backends.triton.kernels.tiles import column_range, load_padded, row_tile, rows_times_rows
 
 
-@triton.jit(do_not_specialize=["num_rows", "num_splits"], do_not_specialize_on_alignment=["offsets"])
+@triton.jit(
+    do_not_specialize=["num_rows", "num_images", "num_splits"], do_not_specialize_on_alignment=["offsets"]
+)
 def foreign_root_kernel(
     points,
     points_low,
     root,
     unfinished,
-    tile_image,
-    tile_row,
     offsets,
     partial_root,
     threshold,
     num_rows,
+    num_images,
     num_splits,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -38,16 +39,14 @@ def foreign_root_kernel(
 
     Does nothing once `unfinished` is 0, so that a fixed number of rounds can be queued without asking the device.
     """
-    tile = tl.program_id(0)
     split = tl.program_id(1)
-    image = tl.load(tile_image + tile)
-    if image < 0:
+    _, row, begin, end = row_tile(offsets, num_images, BLOCK_M)
+    if row >= end:
         return
-    rows = tl.load(tile_row + tile) + tl.arange(0, BLOCK_M)
-    end = tl.load(offsets + image + 1).to(tl.int32)
+    rows = row + tl.arange(0, BLOCK_M)
     smallest = tl.zeros([BLOCK_M], tl.int32) + num_rows
     if tl.load(unfinished) != 0:
-        first, last = column_range(tl.load(offsets + image).to(tl.int32), end, split, num_splits, BLOCK_N)
+        first, last = column_range(begin, end, split, num_splits, BLOCK_N)
         x_i = load_padded(points, rows, end, BLOCK_D)
         x_i_low = load_padded(points_low, rows, end, BLOCK_D)
         root_i = tl.load(root + rows, mask=rows < end, other=0)

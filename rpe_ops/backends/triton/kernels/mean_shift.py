@@ -9,6 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from rpe_ops.backends.triton.kernels.operands import SUM_ROUNDING, largest_of
 from rpe_ops.backends.triton.kernels.tiles import (
     LEAST_DENSITY,
     LOG2_E,
@@ -20,11 +21,13 @@ from rpe_ops.backends.triton.kernels.tiles import (
     load_values,
     log2_concentration,
     raise_reference,
+    row_tile,
     rows_times_rows,
     store_padded,
     store_rows,
     tile_start,
     tile_walk,
+    unit_rows,
     weights_times_rows,
 )
 
@@ -82,7 +85,7 @@ def forward_tile(
 
 
 @triton.jit(
-    do_not_specialize=["num_rows", "num_splits"],
+    do_not_specialize=["num_rows", "num_images", "num_splits"],
     do_not_specialize_on_alignment=["log_weight", "kappa_pointer", "point_offsets", "source_offsets"],
 )
 def mean_shift_forward_kernel(
@@ -90,12 +93,11 @@ def mean_shift_forward_kernel(
     points_low,
     sources,
     sources_low,
-    largest_cosine,
+    length,
+    largest_length,
     excess,
     log_weight,
     kappa_pointer,
-    tile_image,
-    tile_row,
     point_offsets,
     source_offsets,
     list_before,
@@ -106,6 +108,7 @@ def mean_shift_forward_kernel(
     partial_level,
     partial_density,
     num_rows,
+    num_images,
     num_splits,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -121,24 +124,22 @@ def mean_shift_forward_kernel(
     Types     loads float16 (SPLIT: in two parts), accumulates and stores float32.
     Bits      one writer per row and split, columns in order: deterministic.
 
-    FIXED_SHIFT (blurring without masses): nearest_i = `largest_cosine`, a bound of x_i.y_j - excess_j that its own
-    cosine nearly reaches, and level_i = 0 need no running maximum. Otherwise the largest exponent so far is kept; sums
-    are rescaled when it grows. float32-grade operands have no `excess`.
+    FIXED_SHIFT (blurring without masses): nearest_i, a bound of x_i.y_j - excess_j that its own cosine nearly reaches,
+    comes from the squared lengths of the row and of the image's longest, and level_i = 0: no running maximum is needed.
+    Otherwise the largest exponent so far is kept; sums are rescaled when it grows. float32-grade operands have no
+    `excess`.
     """
-    tile = tl.program_id(0)
     split = tl.program_id(1)
-    image = tl.load(tile_image + tile)
-    if image < 0:
+    image, row, row_begin, row_end = row_tile(point_offsets, num_images, BLOCK_M)
+    if row >= row_end:
         return
-    row = tl.load(tile_row + tile)
     rows = row + tl.arange(0, BLOCK_M)
-    row_end = tl.load(point_offsets + image + 1).to(tl.int32)
     first, whole, stop, last = tile_walk(
         list_before,
         list_begin,
         list_columns,
         image,
-        row - tl.load(point_offsets + image).to(tl.int32),
+        row - row_begin,
         tl.load(source_offsets + image).to(tl.int32),
         tl.load(source_offsets + image + 1).to(tl.int32),
         split,
@@ -151,7 +152,11 @@ def mean_shift_forward_kernel(
     total = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     density = tl.zeros([BLOCK_M], tl.float32)
     if FIXED_SHIFT:
-        nearest = tl.load(largest_cosine + rows, mask=rows < row_end, other=0.0)
+        own_length = tl.load(length + rows, mask=rows < row_end, other=0.0)
+        bound = (own_length + largest_of(largest_length, image) * SUM_ROUNDING) / 2.0
+        nearest = tl.where(own_length == 0.0, 0.0, bound)
+        if excess is not None:
+            nearest += tl.load(excess + rows, mask=rows < row_end, other=0.0)
         level = tl.zeros([BLOCK_M], tl.float32)
     else:
         nearest = tl.full([BLOCK_M], float("-inf"), tl.float32)
@@ -248,6 +253,7 @@ def mean_shift_finish_kernel(
     partial_nearest,
     partial_level,
     partial_density,
+    excess,
     kappa_pointer,
     eta_pointer,
     moved,
@@ -261,7 +267,8 @@ def mean_shift_finish_kernel(
 ):
     """L of (1), M and Z of (2) from the partial sums of all splits.
 
-    Computes  L_i = kappa (nearest_i - 1) + ln 2 (level_i + log2 sum), M_i, Z_i, for the largest of all references.
+    Computes  L_i = kappa (nearest_i - 1 - excess_i) + ln 2 (level_i + log2 sum), M_i, Z_i, for the largest of all
+              references.
     Owns      BLOCK_M rows.
     Tiles     [BLOCK_M, BLOCK_D] in registers.
     Types     float32 throughout.
@@ -287,12 +294,10 @@ def mean_shift_finish_kernel(
     known = tl.where(empty, 1.0, density)
     m = tl.where(empty[:, None], x, total / known[:, None])
     eta = tl.load(eta_pointer)
-    y = eta * m + (1.0 - eta) * x
-    largest = tl.max(tl.abs(y), 1)
-    y = y / tl.where(largest == 0.0, 1.0, largest)[:, None]
-    length = tl.sqrt(tl.sum(y * y, 1))
-    z = y / tl.where(length == 0.0, 1.0, length)[:, None]
+    z, _ = unit_rows(eta * m + (1.0 - eta) * x)
     store_rows(moved, z, rows, num_rows, D, BLOCK_D)
     store_rows(mean, m, rows, num_rows, D, BLOCK_D)
+    if excess is not None:
+        nearest -= tl.load(excess + rows, mask=inside, other=0.0)
     value = ((nearest - 1.0) * kappa + (level + tl.log2(known) - SCALE_EXPONENT)) / LOG2_E
     tl.store(log_density + rows, tl.where(empty, float("-inf"), value), mask=inside)

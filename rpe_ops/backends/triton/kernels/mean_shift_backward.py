@@ -9,16 +9,17 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from rpe_ops.backends.triton.kernels.operands import SUM_ROUNDING, largest_of
 from rpe_ops.backends.triton.kernels.tiles import (
     LOG2_E,
     SCALE_EXPONENT,
     WIDEST_PEELED,
     kernel_values,
     load_padded,
-    load_rows,
     load_values,
     log2_concentration,
     raise_reference,
+    row_tile,
     rows_times_rows,
     store_padded,
     tile_start,
@@ -79,7 +80,8 @@ def blurring_tile(
 
 
 @triton.jit(
-    do_not_specialize=["num_rows", "num_splits"], do_not_specialize_on_alignment=["kappa_pointer", "offsets"]
+    do_not_specialize=["num_rows", "num_images", "num_splits"],
+    do_not_specialize_on_alignment=["kappa_pointer", "offsets"],
 )
 def blurring_backward_kernel(
     points,
@@ -87,11 +89,9 @@ def blurring_backward_kernel(
     slope_rows,
     slope_rows_low,
     slope_shift,
-    largest_cosine,
+    largest_length,
     excess,
     kappa_pointer,
-    tile_image,
-    tile_row,
     offsets,
     list_before,
     list_begin,
@@ -99,6 +99,7 @@ def blurring_backward_kernel(
     partial_points,
     partial_slopes,
     num_rows,
+    num_images,
     num_splits,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -108,8 +109,8 @@ def blurring_backward_kernel(
     """(5) and (6) together, for points that are their own sources and have no masses.
 
     With K_ij = exp(kappa (x_i.x_j - excess_j - largest_i)), P_ij = K_ij f_i, u_i = f_i h_i (`slope_rows`),
-    v_i = f_i e_i (`slope_shift`), and `largest_cosine` the image's largest squared length plus excess_i, so that K is
-    symmetric; float32-grade operands have no `excess`:
+    v_i = f_i e_i (`slope_shift`), and largest_i the image's `largest_length`, a squared one, plus excess_i, so that K
+    is symmetric; float32-grade operands have no `excess`:
     Computes  sum_j T_ij x_j  and  sum_j K_ij u_j  with  T_ij = S_ij + S_ji = K_ij (u_i.x_j + x_i.u_j - v_i - v_j), both
               times 2^SCALE_EXPONENT.
     Owns      BLOCK_M rows of one image; program (row tile, split). One exponential per pair serves both directions.
@@ -117,15 +118,11 @@ def blurring_backward_kernel(
     Types     loads float16 (SPLIT: in two parts), accumulates and stores float32.
     Bits      one writer per row and split, columns in order: deterministic.
     """
-    tile = tl.program_id(0)
     split = tl.program_id(1)
-    image = tl.load(tile_image + tile)
-    if image < 0:
+    image, row, row_begin, row_end = row_tile(offsets, num_images, BLOCK_M)
+    if row >= row_end:
         return
-    row = tl.load(tile_row + tile)
     rows = row + tl.arange(0, BLOCK_M)
-    row_begin = tl.load(offsets + image).to(tl.int32)
-    row_end = tl.load(offsets + image + 1).to(tl.int32)
     first, whole, stop, last = tile_walk(
         list_before,
         list_begin,
@@ -143,7 +140,9 @@ def blurring_backward_kernel(
     u_i = load_padded(slope_rows, rows, row_end, BLOCK_D)
     u_i_low = load_padded(slope_rows_low, rows, row_end, BLOCK_D)
     v_i = tl.load(slope_shift + rows, mask=rows < row_end, other=0.0)
-    largest = tl.load(largest_cosine + rows, mask=rows < row_end, other=0.0)
+    largest = tl.zeros([BLOCK_M], tl.float32) + largest_of(largest_length, image) * SUM_ROUNDING
+    if excess is not None:
+        largest += tl.load(excess + rows, mask=rows < row_end, other=0.0)
     kappa = log2_concentration(kappa_pointer)
     sum_points = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     sum_slopes = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
@@ -206,55 +205,8 @@ def blurring_backward_kernel(
     store_padded(partial_slopes + slot, sum_slopes, rows, row_end, BLOCK_D)
 
 
-@triton.jit(do_not_specialize_on_alignment=["offsets"])
-def tile_sum_kernel(
-    values,
-    chosen,
-    tile_image,
-    tile_row,
-    offsets,
-    sums,
-    D: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    """The sum of the chosen rows of each row tile.
-
-    Computes  `sums [R, D]`.    Owns  one row tile.    Tiles  [BLOCK_M, BLOCK_D] in registers.
-    Types     float32.          Bits  one writer per tile: deterministic.
-    """
-    tile = tl.program_id(0)
-    columns = tl.arange(0, BLOCK_D)
-    total = tl.zeros([BLOCK_D], tl.float32)
-    image = tl.load(tile_image + tile)
-    if image >= 0:
-        rows = tl.load(tile_row + tile) + tl.arange(0, BLOCK_M)
-        end = tl.load(offsets + image + 1).to(tl.int32)
-        use = tl.load(chosen + rows, mask=rows < end, other=0) != 0
-        total += tl.sum(tl.where(use[:, None], load_rows(values, rows, end, D, BLOCK_D), 0.0), 0)
-    tl.store(sums + tile.to(tl.int64) * D + columns, total, mask=columns < D)
-
-
-@triton.jit
-def image_sum_kernel(
-    sums, tiles_before, total, D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr
-):
-    """The sum of the row tiles of each image.
-
-    Computes  `total [B, D]`.    Owns  one image.    Tiles  [BLOCK_M, BLOCK_D] in registers.
-    Types     float32.           Bits  tiles are added in order: deterministic.
-    """
-    image = tl.program_id(0)
-    columns = tl.arange(0, BLOCK_D)
-    last = tl.load(tiles_before + image + 1)
-    value = tl.zeros([BLOCK_D], tl.float32)
-    for first in range(tl.load(tiles_before + image), last, BLOCK_M):
-        value += tl.sum(load_rows(sums, first + tl.arange(0, BLOCK_M), last, D, BLOCK_D), 0)
-    tl.store(total + image * D + columns, value, mask=columns < D)
-
-
 @triton.jit(
-    do_not_specialize=["num_rows", "num_splits"],
+    do_not_specialize=["num_rows", "num_images", "num_splits"],
     do_not_specialize_on_alignment=["log_weight", "kappa_pointer", "point_offsets", "source_offsets"],
 )
 def row_backward_kernel(
@@ -267,8 +219,6 @@ def row_backward_kernel(
     slope_rows_low,
     slope_shift,
     kappa_pointer,
-    tile_image,
-    tile_row,
     point_offsets,
     source_offsets,
     list_before,
@@ -280,6 +230,7 @@ def row_backward_kernel(
     partial_level,
     partial_density,
     num_rows,
+    num_images,
     num_splits,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -296,20 +247,17 @@ def row_backward_kernel(
     Types     loads float16 (SPLIT: in two parts), accumulates and stores float32.
     Bits      one writer per row and split, columns in order: deterministic.
     """
-    tile = tl.program_id(0)
     split = tl.program_id(1)
-    image = tl.load(tile_image + tile)
-    if image < 0:
+    image, row, row_begin, row_end = row_tile(point_offsets, num_images, BLOCK_M)
+    if row >= row_end:
         return
-    row = tl.load(tile_row + tile)
     rows = row + tl.arange(0, BLOCK_M)
-    row_end = tl.load(point_offsets + image + 1).to(tl.int32)
     first, _, stop, last = tile_walk(
         list_before,
         list_begin,
         list_columns,
         image,
-        row - tl.load(point_offsets + image).to(tl.int32),
+        row - row_begin,
         tl.load(source_offsets + image).to(tl.int32),
         tl.load(source_offsets + image + 1).to(tl.int32),
         split,
@@ -356,7 +304,7 @@ def row_backward_kernel(
 
 
 @triton.jit(
-    do_not_specialize=["num_columns", "num_splits"],
+    do_not_specialize=["num_columns", "num_images", "num_splits"],
     do_not_specialize_on_alignment=["log_weight", "kappa_pointer", "point_offsets", "source_offsets"],
 )
 def column_backward_kernel(
@@ -371,8 +319,6 @@ def column_backward_kernel(
     nearest,
     level,
     kappa_pointer,
-    tile_image,
-    tile_row,
     point_offsets,
     source_offsets,
     list_before,
@@ -382,6 +328,7 @@ def column_backward_kernel(
     partial_points,
     partial_mass,
     num_columns,
+    num_images,
     num_splits,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -397,20 +344,17 @@ def column_backward_kernel(
     Types     loads float16 (SPLIT: in two parts), accumulates and stores float32.
     Bits      one writer per source and split, partners in order: deterministic.
     """
-    tile = tl.program_id(0)
     split = tl.program_id(1)
-    image = tl.load(tile_image + tile)
-    if image < 0:
+    image, column, column_begin, column_end = row_tile(source_offsets, num_images, BLOCK_M)
+    if column >= column_end:
         return
-    column = tl.load(tile_row + tile)
     columns = column + tl.arange(0, BLOCK_M)
-    column_end = tl.load(source_offsets + image + 1).to(tl.int32)
     first, _, stop, last = tile_walk(
         list_before,
         list_begin,
         list_columns,
         image,
-        column - tl.load(source_offsets + image).to(tl.int32),
+        column - column_begin,
         tl.load(point_offsets + image).to(tl.int32),
         tl.load(point_offsets + image + 1).to(tl.int32),
         split,

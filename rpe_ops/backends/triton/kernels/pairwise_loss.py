@@ -10,13 +10,17 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from rpe_ops.backends.triton.kernels.operands import image_scale
 from rpe_ops.backends.triton.kernels.tiles import (
+    first_tile,
     load_padded,
     load_rows,
+    row_tile,
     rows_times_rows,
     share_of_split,
     store_padded,
     store_rows,
+    tiles_of_image,
 )
 
 
@@ -67,7 +71,8 @@ def hinge_tile(
 
 
 @triton.jit(
-    do_not_specialize=["num_rows", "num_splits"], do_not_specialize_on_alignment=["weight", "offsets"]
+    do_not_specialize=["num_rows", "num_images", "num_splits"],
+    do_not_specialize_on_alignment=["weight", "offsets"],
 )
 def hinge_kernel(
     points,
@@ -78,13 +83,12 @@ def hinge_kernel(
     instance,
     instance_begin,
     instance_end,
-    tile_image,
-    tile_row,
     offsets,
     partial_hinge,
     partial_grad,
     threshold,
     num_rows,
+    num_images,
     num_splits,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -101,15 +105,11 @@ def hinge_kernel(
     Types     loads float16 (SPLIT: in two parts), accumulates and stores float32; the mask is exact.
     Bits      one writer per row and split, columns in order: deterministic.
     """
-    tile = tl.program_id(0)
     split = tl.program_id(1)
-    image = tl.load(tile_image + tile)
-    if image < 0:
+    _, row_begin, begin, end = row_tile(offsets, num_images, BLOCK_M)
+    if row_begin >= end:
         return
-    row_begin = tl.load(tile_row + tile)
     rows = row_begin + tl.arange(0, BLOCK_M)
-    begin = tl.load(offsets + image).to(tl.int32)
-    end = tl.load(offsets + image + 1).to(tl.int32)
     x_i = load_padded(points, rows, end, BLOCK_D)  # [BLOCK_M, BLOCK_D]
     x_i_low = load_padded(points_low, rows, end, BLOCK_D)
     instance_i = tl.load(instance + rows, mask=rows < end, other=-1)
@@ -183,16 +183,15 @@ def hinge_kernel(
         store_padded(partial_grad + slot * BLOCK_D, grad, rows, end, BLOCK_D)
 
 
-@triton.jit(do_not_specialize_on_alignment=["points", "weight", "offsets"])
+@triton.jit(do_not_specialize=["num_images"], do_not_specialize_on_alignment=["points", "weight", "offsets"])
 def instance_sum_kernel(
     points,
     weight,
     instance,
-    tile_image,
-    tile_row,
     offsets,
     edge_sum,
     edge_mass,
+    num_images,
     D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -206,11 +205,9 @@ def instance_sum_kernel(
     Bits      one writer per tile: deterministic.
     """
     tile = tl.program_id(0)
-    image = tl.load(tile_image + tile)
-    if image < 0:
+    _, row_begin, _, end = row_tile(offsets, num_images, BLOCK_M)
+    if row_begin >= end:
         return
-    row_begin = tl.load(tile_row + tile)
-    end = tl.load(offsets + image + 1).to(tl.int32)
     rows = row_begin + tl.arange(0, BLOCK_M)
     own = tl.load(instance + rows, mask=rows < end, other=-1)
     mass = tl.load(weight + rows, mask=rows < end, other=0.0)
@@ -239,7 +236,7 @@ def add_tiles(total, mass, edge_sum, edge_mass, first, last, edge, D: tl.constex
 
 
 @triton.jit(
-    do_not_specialize=["num_rows", "num_splits"],
+    do_not_specialize=["num_rows", "num_images", "num_splits"],
     do_not_specialize_on_alignment=["points", "weight", "offsets"],
 )
 def loss_finish_kernel(
@@ -248,19 +245,18 @@ def loss_finish_kernel(
     instance,
     instance_begin,
     instance_end,
-    tile_image,
-    tile_row,
-    tiles_before,
     offsets,
     edge_sum,
     edge_mass,
     partial_hinge,
     partial_grad,
-    inverse_scale,
+    largest_weight,
     tile_loss,
     grad,
     num_rows,
+    num_images,
     num_splits,
+    EXPONENT: tl.constexpr,
     D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -275,12 +271,9 @@ def loss_finish_kernel(
     Bits      splits, tiles and instances are added in order: deterministic.
     """
     tile = tl.program_id(0)
-    image = tl.load(tile_image + tile)
-    if image < 0:
+    image, row_begin, begin, end = row_tile(offsets, num_images, BLOCK_M)
+    if row_begin >= end:
         return
-    row_begin = tl.load(tile_row + tile)
-    begin = tl.load(offsets + image).to(tl.int32)
-    end = tl.load(offsets + image + 1).to(tl.int32)
     rows = row_begin + tl.arange(0, BLOCK_M)
     inside = rows < end
     own = tl.load(instance + rows, mask=inside, other=-1)
@@ -295,13 +288,14 @@ def loss_finish_kernel(
         if WITH_GRADIENT:
             slope += load_padded(partial_grad + slot * BLOCK_D, rows, end, BLOCK_D)
     if WITH_GRADIENT:
-        slope = slope * tl.load(inverse_scale + image)
+        _, inverse_scale = image_scale(largest_weight, image, EXPONENT)
+        slope = slope * inverse_scale
     row_last = tl.minimum(row_begin + BLOCK_M, end) - 1
     first_instance = tl.load(instance + row_begin)
     last_instance = tl.load(instance + row_last)
-    first_tile = tl.load(tiles_before + image)
-    reach_begin = first_tile + (tl.load(instance_begin + row_begin) - begin) // BLOCK_M
-    reach_end = first_tile + (tl.load(instance_end + row_last) - 1 - begin) // BLOCK_M + 1
+    own_first = first_tile(offsets, image, BLOCK_M)
+    reach_begin = own_first + (tl.load(instance_begin + row_begin) - begin) // BLOCK_M
+    reach_end = own_first + (tl.load(instance_end + row_last) - 1 - begin) // BLOCK_M + 1
     for q in range(first_instance, last_instance + 1):
         same = own == q
         centre = tl.sum(tl.where(same[:, None], weighted, 0.0), 0)  # [BLOCK_D]
@@ -318,17 +312,17 @@ def loss_finish_kernel(
         store_rows(grad, slope * own_weight[:, None], rows, end, D, BLOCK_D)
 
 
-@triton.jit
-def image_loss_kernel(tile_loss, tiles_before, loss, BLOCK: tl.constexpr):
-    """The loss of each image: the sum over its row tiles.
+@triton.jit(do_not_specialize_on_alignment=["offsets"])
+def image_loss_kernel(tile_loss, offsets, loss, BLOCK_M: tl.constexpr, BLOCK: tl.constexpr):
+    """The loss of each image: the sum over its row tiles, of BLOCK_M rows each.
 
     Computes  one number.    Owns  one image.    Tiles  [BLOCK] in registers.
     Types     float32.       Bits  tiles are added in order: deterministic.
     """
     image = tl.program_id(0)
     total = tl.zeros([BLOCK], tl.float32)
-    last = tl.load(tiles_before + image + 1)
-    for begin in range(tl.load(tiles_before + image), last, BLOCK):
+    first, last = tiles_of_image(offsets, image, BLOCK_M)
+    for begin in range(first, last, BLOCK):
         tiles = begin + tl.arange(0, BLOCK)
         total += tl.load(tile_loss + tiles, mask=tiles < last, other=0.0)
     tl.store(loss + image, tl.sum(total, 0))

@@ -26,6 +26,40 @@ WIDEST_PEELED = tl.constexpr(64)
 
 
 @triton.jit
+def first_tile(offsets, image, BLOCK_M: tl.constexpr):
+    """The number of an image's first row tile. Up to the next image's there are as many as it has, or one more."""
+    return tl.load(offsets + image).to(tl.int32) // BLOCK_M + image
+
+
+@triton.jit
+def tiles_of_image(offsets, image, BLOCK_M: tl.constexpr):
+    """The first of an image's row tiles that have rows, and the one after the last."""
+    first = first_tile(offsets, image, BLOCK_M)
+    count = (tl.load(offsets + image + 1) - tl.load(offsets + image)).to(tl.int32)
+    return first, first + tl.cdiv(count, BLOCK_M)
+
+
+@triton.jit
+def row_tile(offsets, num_images, BLOCK_M: tl.constexpr):
+    """The row tile of program (tile, ...): its image, its first row, and where the image begins and ends.
+
+    Tiles never cross an image. One without rows, of those that `shapes.num_row_tiles` counts too many, begins at or
+    after the end.
+    """
+    tile = tl.program_id(0)
+    image = tile * 0
+    above = image + num_images
+    while above - image > 1:
+        middle = (image + above) // 2
+        later = first_tile(offsets, middle, BLOCK_M) <= tile
+        image = tl.where(later, middle, image)
+        above = tl.where(later, above, middle)
+    begin = tl.load(offsets + image).to(tl.int32)
+    end = tl.load(offsets + image + 1).to(tl.int32)
+    return image, begin + (tile - first_tile(offsets, image, BLOCK_M)) * BLOCK_M, begin, end
+
+
+@triton.jit
 def load_padded(pointer, rows, row_end, BLOCK_D: tl.constexpr, MASKED: tl.constexpr = True):
     """Rows `[len(rows), BLOCK_D]` of an operand or of sums `[T, BLOCK_D]`, 0 outside; 0 alone for no tensor.
 
@@ -73,6 +107,15 @@ def load_values(pointer, rows, row_end, other, MASKED: tl.constexpr):
     else:
         values = tl.load(pointer + rows)
     return values
+
+
+@triton.jit
+def unit_rows(values):
+    """Rows `[M, K]` divided by their lengths, and the lengths `[M]`; zero rows stay zero."""
+    largest = tl.max(tl.abs(values), 1)
+    near = values / tl.where(largest == 0.0, 1.0, largest)[:, None]  # no square of it overflows or vanishes
+    length = tl.sqrt(tl.sum(near * near, 1))
+    return near / tl.where(length == 0.0, 1.0, length)[:, None], largest * length
 
 
 @triton.jit
