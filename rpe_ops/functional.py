@@ -17,7 +17,8 @@ from rpe_ops.autograd.connected_components import connected_components as connec
 from rpe_ops.autograd.mean_shift import mean_shift_step
 from rpe_ops.autograd.pairwise_loss import image_losses
 from rpe_ops.backends.rows import cosine_rounding, unit_rows
-from rpe_ops.backends.spatial_order import SMALLEST, spatial_order
+from rpe_ops.backends.spatial_order import spatial_order
+from rpe_ops.backends.tile_list import may_pay
 from rpe_ops.instances import SortedInstances, image_sums, instance_weights, sort_instances
 from rpe_ops.packing import compute_dtype, layout_of, packed
 
@@ -211,18 +212,18 @@ def mean_shift(
         RuntimeError: the chosen backend cannot run here.
 
     Notes:
-        With tol > 0, and 2,048 points or more in an image on average, the points are put in an order that makes tiles
-        tight, tiles too far apart to matter are left out (backends cpu, triton and cuda), and runs of points that have
-        collapsed are summed as one centroid (every backend but reference). The guarantee: let
-        d_i = sum_j m_j exp(kappa (x_i.x_j - 1)), L_i <= d_i a lower bound and T the mass of the image. On a CPU a tile
-        is left out for row i only if an upper bound of each of its kernel values is at most tol/2 L_i / T, on a GPU
-        only while upper bounds of what all such tiles weigh sum to at most tol/2 L_i (derived in
-        `backends/tile_bounds.py`): all that is left out weighs at most tol/2 d_i. A centroid changes a density by at
-        most the share tol/2 (derived in `backends/collapse.py`). The density falls by at most tol d_i, and dropping a
-        share e of the weights of unit vectors moves their mean by at most 2 e: |M_i' - M_i| <= 2 tol (1 + 1/kappa).
-        What is left out is decided from the points alone, in the backward as in the forward, and gradients are exact
-        for what was computed; forward mode and second derivatives are those of the exact step. On a GPU the choice
-        waits for the device, which a graph cannot capture.
+        With tol > 0, and 2,048 points or more in an image on average (on a GPU more than 2^30 pairs, those of 32,768
+        points), the points are put in an order that makes tiles tight, tiles too far apart to matter are left out
+        (backends cpu, triton and cuda), and runs of points that have collapsed are summed as one centroid (every
+        backend but reference). The guarantee: let d_i = sum_j m_j exp(kappa (x_i.x_j - 1)), L_i <= d_i a lower bound
+        and T the mass of the image. On a CPU a tile is left out for row i only if an upper bound of each of its kernel
+        values is at most tol/2 L_i / T, on a GPU only while upper bounds of what all such tiles weigh sum to at most
+        tol/2 L_i (derived in `backends/tile_bounds.py`): all that is left out weighs at most tol/2 d_i. A centroid
+        changes a density by at most the share tol/2 (derived in `backends/collapse.py`). The density falls by at most
+        tol d_i, and dropping a share e of the weights of unit vectors moves their mean by at most 2 e:
+        |M_i' - M_i| <= 2 tol (1 + 1/kappa). What is left out is decided from the points alone, in the backward as in
+        the forward, and gradients are exact for what was computed; forward mode and second derivatives are those of
+        the exact step. On a GPU the choice waits for the device, which a graph cannot capture.
 
         Finite for every kappa that float32 can hold. A point whose image has no mass stays where it is. Should the mean
         and the point cancel exactly, the row becomes zero and gets no gradient. Useful kappas: 100 and 25 (the
@@ -272,7 +273,7 @@ def mean_shift(
             _scalar(kappa, points) if bandwidth is None else _scalar(bandwidth, points).square().reciprocal()
         )
         step_size = _scalar(eta, points)
-        if tol > 0.0 and (moving if sources is None else sources).shape[0] < SMALLEST * layout.num_images:
+        if tol > 0.0 and not may_pay(moving, sources, layout.num_images):
             tol = 0.0  # images so small cost less than the choice
         trajectory = []
         far = 1.0 + math.log(max(tol, 1e-30)) / concentration.detach()

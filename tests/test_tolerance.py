@@ -15,7 +15,8 @@ import problems
 import rpe_ops
 from rpe_ops.backends import tile_list
 from rpe_ops.backends.collapse import collapse
-from rpe_ops.backends.spatial_order import SMALLEST, spatial_order
+from rpe_ops.backends.spatial_order import spatial_order
+from rpe_ops.backends.tile_list import SMALLEST
 
 NUM_POINTS = SMALLEST + 100
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rpe_ops.backends.images import accumulation_dtype, segment_sums
+from rpe_ops.backends.images import accumulation_dtype
 
 # Rows of the smallest run; larger ones are unions of two, so that every run is found in O(N D).
 LEAF = 16
@@ -75,15 +75,29 @@ def collapse(
     num_runs = int(run[-1]) + 1
     if num_runs * FEWEST_ROWS_PER_SOURCE > num_points:
         return None
-    run_rows = torch.searchsorted(run, torch.arange(num_runs + 1, device=run.device))
     # Long sums: kappa magnifies the rounding of a centroid.
-    wide = mass.to(accumulation_dtype(points.device))
-    total = segment_sums(wide, run_rows)
-    sums = segment_sums(points.to(wide.dtype) * wide[:, None], run_rows)
+    wide = accumulation_dtype(points.device)
+    total = mass.to(wide, copy=True)
+    sums = points.to(wide, copy=True)
+    if weight is not None:
+        sums *= total[:, None]
+    _sum_runs((sums, total), level)
+    sums, total = sums[starts], total[starts]
     rows = torch.where(total[:, None] > 0, (sums / total[:, None]).to(points.dtype), points[starts])
     run_offsets = torch.cat([run[offsets[:-1].clamp_max(num_points - 1)], run.new_tensor([num_runs])])
     run_offsets[:-1] = torch.where(offsets[:-1] == num_points, num_runs, run_offsets[:-1])
     return Collapsed(rows, total.to(points.dtype), run_offsets, run)
+
+
+def _sum_runs(values: tuple[Tensor, ...], level: Tensor) -> None:
+    """Puts the sum of each run of leaves of `level [num_leaves]` in the place of its first row, in each `[T, *]`."""
+    leaf = torch.arange(level.shape[0], device=level.device)
+    sums = [rows[: level.shape[0] * LEAF].unflatten(0, (-1, LEAF)).sum(1) for rows in values]
+    for height in range(int(level.max())):
+        first = leaf[(level == height + 1) & (leaf % (1 << height) == 0)]
+        for rows, parts in zip(values, sums, strict=True):
+            rows[first * LEAF] = parts[first >> height]
+        sums = [parts[: len(parts) // 2 * 2].unflatten(0, (-1, 2)).sum(1) for parts in sums]
 
 
 def _run_exponent(share: float) -> float:

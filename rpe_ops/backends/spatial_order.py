@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from rpe_ops.backends.images import image_of_rows, row_bands
+from rpe_ops.backends.tile_list import SMALLEST
 
-# In images of fewer rows, on average, nothing is worth an order.
-SMALLEST = 2048
 # Two chunks of the kernels' 48 rows for each pivot; more than this many cost more than they bring.
 ROWS_PER_PIVOT = 96
 MOST_PIVOTS = 1024

@@ -16,8 +16,10 @@ from torch import Tensor
 from rpe_ops.backends.images import image_slices
 from rpe_ops.backends.tile_bounds import CHUNK, ImageBounds, chunks_of
 
+# In images with fewer sources, on average, nothing is worth a choice.
+SMALLEST = 2048
 # Images of up to so many pairs, those of 32,768 rows among themselves, keep them all: by calculation a GPU is done with
-# them before it has launched what makes a list.
+# them before it has launched what makes a choice.
 TOO_FEW_PAIRS = 1 << 30
 # Lists are made where at least this share of the pairs of chunks can be left out.
 LEAST_SHARE = 0.1
@@ -69,6 +71,14 @@ class NearTiles:
     def num_pairs(self) -> int:
         """Kept or not."""
         return sum(image.numel() for image in self.keep)
+
+
+def may_pay(points: Tensor, sources: Tensor | None, num_images: int) -> bool:
+    """Whether a tolerance, with all that choosing takes, can save time: from the shapes and the device alone."""
+    columns = points if sources is None else sources
+    if columns.shape[0] < SMALLEST * num_images:
+        return False
+    return points.device.type == "cpu" or points.shape[0] * columns.shape[0] > TOO_FEW_PAIRS * num_images**2
 
 
 def near_tiles(

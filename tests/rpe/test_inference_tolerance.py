@@ -17,7 +17,7 @@ from rpe.decode import DecodeConfig, decode
 from rpe.grouping import RecurrentGrouping
 from rpe.settings import load_config
 from rpe.train import train
-from rpe_ops.backends.spatial_order import SMALLEST
+from rpe_ops.backends.tile_list import SMALLEST
 
 SHARED = os.environ.get("RPE_TEST_DATA")
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "dsb2018.toml"
