@@ -12,7 +12,7 @@ import problems
 from rpe_ops import backends
 from rpe_ops.backends import tile_list
 from rpe_ops.backends.tile_bounds import CHUNK, chunks_of
-from rpe_ops.backends.tile_list import NearTiles, TileList, near_tiles
+from rpe_ops.backends.tile_list import NearTiles, TileList, may_pay, near_tiles
 
 
 @pytest.fixture(autouse=True)
@@ -315,3 +315,27 @@ def test_wide_rows_walk_lists_too(backend, dim):
         found.append((moved, gradients[0], gradients[3]))
     for within, every in zip(found[1], found[0], strict=True):
         torch.testing.assert_close(within, every, rtol=1e-4, atol=1e-4 * float(every.abs().max()))
+
+
+@pytest.mark.parametrize(
+    "moving, sources, images, on_cpu, on_gpu",
+    [
+        (2_047, None, 1, False, False),
+        (2_048, None, 1, True, False),
+        (32_768, None, 1, True, False),
+        (32_769, None, 1, True, True),
+        (65_536, None, 2, True, False),
+        (80_000, None, 2, True, True),
+        (300, 307_200, 1, True, False),
+        (300, 2_000, 1, False, False),
+        (40_000, 307_200, 2, True, True),
+        (40_000, 307_200, 8, True, False),
+    ],
+)
+def test_a_choice_is_made_where_it_may_pay(monkeypatch, moving, sources, images, on_cpu, on_gpu):
+    """By shapes alone, so that a tensor without storage stands for one on a GPU."""
+    monkeypatch.undo()  # few pairs are few
+    for device, expected in (("cpu", on_cpu), ("meta", on_gpu)):
+        x = torch.empty(moving, 3, device=device)
+        y = None if sources is None else torch.empty(sources, 3, device=device)
+        assert may_pay(x, y, images) is expected
