@@ -252,8 +252,7 @@ def mean_shift(
     if weight is not None:
         validate.weights(function, weight, embedding, may_require_grad=True)
     resolved = dispatch.resolve_for(function, backend, embedding)
-    within = "a tolerance, which chooses what to leave out; give tol=0.0" if tol > 0.0 else None
-    validate.can_be_captured(function, embedding, dispatch.waits_for_device(resolved) or within)
+    validate.can_be_captured(function, embedding, dispatch.waits_for_device(resolved))
     half = dispatch.half_operands(resolved, embedding.device.type, embedding.dtype)
 
     with without_autocast(embedding):
@@ -275,8 +274,11 @@ def mean_shift(
         step_size = _scalar(eta, points)
         if tol > 0.0 and not may_pay(moving, sources, layout.num_images):
             tol = 0.0  # images so small cost less than the choice
+        if tol > 0.0:
+            choosing = "a tolerance, which chooses what to leave out; give tol=0.0"
+            validate.can_be_captured(function, embedding, choosing)
+            far = 1.0 + math.log(max(tol, 1e-30)) / concentration.detach()
         trajectory = []
-        far = 1.0 + math.log(max(tol, 1e-30)) / concentration.detach()
         place = None  # where each row is now, once they have been put in an order that makes tiles tight
         for step in range(num_steps):
             if tol > 0.0 and step < _ORDERED_STEPS:
