@@ -248,6 +248,19 @@ def test_masses_of_extreme_size(backend, scale):
     numerics.assert_same(rpe_ops.mean_shift(**tensors, kappa=10.0, backend=backend), moved)
 
 
+@kinds
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_upstream_gradients_of_extreme_size(backend, kind, size):
+    """A gradient is linear in them; their squares are no float32 numbers."""
+    tensors = {name: value.float() for name, value in inputs(20, 5, **kind).items()} | scalars(9.0, 0.7)
+    upstream = problems.directions(*tensors.get("seeds", tensors["embedding"]).shape, seed=8).float()
+    _, expected = run(rpe_ops.mean_shift, tensors, upstream, num_steps=2, backend=backend)
+    _, found = run(rpe_ops.mean_shift, tensors, upstream * size, num_steps=2, backend=backend)
+    for name, gradient in expected.items():
+        atol = 1e-4 * float(gradient.abs().max())
+        torch.testing.assert_close(found[name] / size, gradient, rtol=1e-4, atol=atol)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("with_seeds", [False, True])
 def test_nonfinite_input_stays_in_its_image(backend, value, with_seeds):
