@@ -57,6 +57,16 @@ def test_sixteen_bits_are_scaled(tmp_path: Path, suffix: str) -> None:
         (np.stack([RAMP, RAMP, RAMP], axis=0), {"photometric": "rgb", "planarconfig": "separate"}),
         (RAMP.astype(np.float32) / 255, {}),
         (RAMP.astype(np.uint16) * 257, {"bigtiff": True}),
+        (np.stack([RAMP, RAMP, RAMP, 0 * RAMP], axis=2), {"photometric": "rgb"}),
+        (np.stack([RAMP, RAMP, RAMP, 0 * RAMP], axis=2), {"photometric": "rgb", "extrasamples": [0]}),
+        (
+            np.stack([RAMP, RAMP, RAMP, 0 * RAMP], axis=0),
+            {"photometric": "rgb", "planarconfig": "separate", "extrasamples": ["assocalpha"]},
+        ),
+        (
+            np.stack([RAMP, 0 * RAMP], axis=2),
+            {"photometric": "minisblack", "planarconfig": "contig", "extrasamples": ["unassalpha"]},
+        ),
     ],
 )
 def test_tiff_layouts(tmp_path: Path, array: np.ndarray, options: dict[str, object]) -> None:
@@ -79,6 +89,18 @@ def test_unusable_tiff(tmp_path: Path, array: np.ndarray, message: str) -> None:
         warnings.simplefilter("ignore")
         tifffile.imwrite(file, array)
     with pytest.raises(DataError, match=rf"a\.tif: .*({message}).*; "):
+        read_image(file)
+
+
+@pytest.mark.parametrize("channels, photometric", [(2, "minisblack"), (4, "minisblack"), (4, "separated")])
+def test_channels_that_are_no_opacity_are_not_dropped(
+    tmp_path: Path, channels: int, photometric: str
+) -> None:
+    """Stains of a microscope, or the black of a print."""
+    file = tmp_path / "a.tif"
+    array = np.stack([RAMP] * channels, axis=2)
+    tifffile.imwrite(file, array, photometric=photometric, planarconfig="contig")
+    with pytest.raises(DataError, match=rf"a\.tif: .*got an array \[2, 3, {channels}\].*; .*opacity"):
         read_image(file)
 
 

@@ -30,15 +30,14 @@ def read_image(path: Path) -> NDArray[np.float32]:
         DataError: the file is missing, unreadable, truncated, empty, a stack, or of an unsupported kind.
     """
     pixels = _decode(path, as_label=False)
-    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
-        pixels = pixels[:, :, : pixels.shape[2] - 1]
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
         raise DataError(
-            f"expected a grey or colour image [H, W(, 1..4)], got an array {list(pixels.shape)}",
+            f"expected a grey or colour image [H, W] or [H, W, 3], got an array {list(pixels.shape)}",
             file=path,
-            remedy="save one plane per file; stacks and multi-channel images are not read",
+            remedy="save one plane per file; stacks and multi-channel images are not read, and a channel counts as "
+            "opacity only where the file says so",
         )
     _require_pixels(path, pixels)
     scaled = _scale(path, np.ascontiguousarray(pixels.transpose(2, 0, 1)))  # [C, H, W]
@@ -96,14 +95,17 @@ def read_mask(path: Path) -> tuple[tuple[int, int], tuple[int, int], NDArray[np.
 
 
 def _decode(path: Path, *, as_label: bool) -> NDArray[np.generic]:
-    """The stored array: [H, W] or [H, W, C]. Palettes become colours in images and stay indices in label maps."""
+    """The stored array: [H, W] or [H, W, C]. Palettes become colours in images and stay indices in label maps; the
+    opacity channel of an image is dropped."""
     try:
         if path.suffix.lower() in _TIFF_SUFFIXES:
             with tifffile.TiffFile(path) as tiff:
                 series = tiff.series[0]
                 pixels: NDArray[np.generic] = series.asarray()
                 is_planar = series.axes.startswith("S") and pixels.ndim == 3
-            return np.moveaxis(pixels, 0, 2) if is_planar else pixels
+                has_opacity = not as_label and _has_opacity(series.keyframe.aspage())
+            pixels = np.moveaxis(pixels, 0, 2) if is_planar else pixels
+            return pixels[:, :, :-1] if has_opacity and pixels.ndim == 3 else pixels
         with Image.open(path) as picture:
             if not as_label and picture.mode not in (
                 "L",
@@ -117,9 +119,17 @@ def _decode(path: Path, *, as_label: bool) -> NDArray[np.generic]:
                 "F",
             ):
                 return np.asarray(picture.convert("RGB"))
-            return np.asarray(picture)
+            pixels = np.asarray(picture)
+            return pixels[:, :, :-1] if not as_label and picture.mode in ("LA", "RGBA") else pixels
     except Exception as error:
         raise _unreadable(path, error) from error
+
+
+def _has_opacity(page: tifffile.TiffPage) -> bool:
+    """Whether the last channel is opacity: marked so, or the only one beside red, green and blue."""
+    extra = tuple(page.extrasamples)
+    marked = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
+    return len(extra) == 1 and (extra[0] in marked or page.photometric == tifffile.PHOTOMETRIC.RGB)
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
