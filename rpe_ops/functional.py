@@ -275,6 +275,8 @@ def mean_shift(
         if tol > 0.0 and not may_pay(moving, sources, layout.num_images):
             tol = 0.0  # images so small cost less than the choice
         if tol > 0.0:
+            choosing = "a tolerance, which chooses what to leave out; give tol=0.0"
+            validate.can_be_captured(function, embedding, choosing)
             far = 1.0 + math.log(max(tol, 1e-30)) / concentration.detach()
         trajectory = []
         place = None  # where each row is now, once they have been put in an order that makes tiles tight

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rpe_ops import validate
 from rpe_ops.backends.images import image_of_rows, row_bands
 from rpe_ops.backends.tile_list import SMALLEST
 
@@ -31,11 +30,8 @@ def spatial_order(points: Tensor, offsets: Tensor, far: Tensor) -> Tensor:
     """A permutation `[T]` of the rows `points [T, D]` that keeps each image of `offsets [B+1]` in its place.
 
     `far`, 0-d: the cosine up to which a pair does not matter. Where next to nothing would be gained, as for points all
-    over a sphere of many dimensions, rows stay where they are. The first of all that waits for the device where there
-    is a tolerance, in compiled code too.
+    over a sphere of many dimensions, rows stay where they are.
     """
-    choosing = "a tolerance, which chooses what to leave out; give tol=0.0"
-    validate.can_be_captured("mean_shift", points, choosing)
     num_points = points.shape[0]
     identity = torch.arange(num_points, device=points.device)
     if num_points < SMALLEST * max(offsets.shape[0] - 1, 1) or not _promises(points, far):
