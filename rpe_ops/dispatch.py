@@ -109,7 +109,7 @@ def resolve(function: str, backend: str, device: torch.device, dtype: torch.dtyp
 
 def check_name(function: str, backend: str) -> None:
     """ValueError unless it is "auto" or the name of a backend."""
-    if backend != "auto" and backend not in BACKENDS:
+    if not isinstance(backend, str) or backend not in ("auto", *BACKENDS):
         names = ", ".join(repr(name) for name in ("auto", *BACKENDS))
         raise ValueError(f"{function}: backend must be one of {names}, got {backend!r}; choose one of these")
 

@@ -16,7 +16,7 @@ from rpe_ops.autocast import without_autocast
 from rpe_ops.autograd.connected_components import connected_components as connected_components_op
 from rpe_ops.autograd.mean_shift import mean_shift_step
 from rpe_ops.autograd.pairwise_loss import image_losses
-from rpe_ops.backends.rows import cosine_rounding, unit_rows
+from rpe_ops.backends.rows import cosine_rounding, unit_rows, without_infinities
 from rpe_ops.backends.spatial_order import spatial_order
 from rpe_ops.backends.tile_list import may_pay
 from rpe_ops.instances import SortedInstances, image_sums, instance_weights, sort_instances
@@ -87,7 +87,7 @@ def pairwise_loss(
     validate.labels(function, label, embedding)
     margin = validate.unit_interval(function, "margin", margin)
     if isinstance(weight, Tensor) or not isinstance(weight, str):
-        validate.weights(function, weight, embedding, may_require_grad=False)
+        validate.weights(function, weight, embedding, compute_dtype(embedding.dtype), may_require_grad=False)
     else:
         validate.choice(function, "weight", weight, ("instance", "uniform"), " or a tensor shaped like label")
     validate.choice(function, "normalizer", normalizer, ("points", "weights", "none"))
@@ -118,7 +118,7 @@ def pairwise_loss(
             instances.instance,
             sorted_weight,
             layout.offsets,
-            margin,
+            margin if margin < 1.0 else _NO_HINGE,
             wants_gradient,
             resolved,
             half,
@@ -145,6 +145,10 @@ def _without_scale(weight: Tensor) -> Tensor:
         return weight
     largest = weight.amax()
     return weight / torch.where(largest == 0, torch.ones_like(largest), largest)
+
+
+# No similarity exceeds a margin of 1, though a product of rounded rows may.
+_NO_HINGE = 2.0
 
 
 def _loss_weights(weight: str | Tensor, instances: SortedInstances, dtype: torch.dtype) -> Tensor:
@@ -250,7 +254,7 @@ def mean_shift(
     validate.flag(function, "normalize", normalize)
     validate.flag(function, "return_trajectory", return_trajectory)
     if weight is not None:
-        validate.weights(function, weight, embedding, may_require_grad=True)
+        validate.weights(function, weight, embedding, compute_dtype(embedding.dtype), may_require_grad=True)
     resolved = dispatch.resolve_for(function, backend, embedding)
     validate.can_be_captured(function, embedding, dispatch.waits_for_device(resolved))
     half = dispatch.half_operands(resolved, embedding.device.type, embedding.dtype)
@@ -269,7 +273,7 @@ def mean_shift(
             moving = unit_rows(rows) if normalize else rows
         mass = None if weight is None else weight.reshape(-1).to(points.dtype)
         concentration = (
-            _scalar(kappa, points) if bandwidth is None else _scalar(bandwidth, points).square().reciprocal()
+            _scalar(kappa, points) if bandwidth is None else _scalar(bandwidth, points).reciprocal().square()
         )
         step_size = _scalar(eta, points)
         if tol > 0.0 and not may_pay(moving, sources, layout.num_images):
@@ -337,9 +341,10 @@ def connected_components(
 
     Args:
         embedding: `[N, D]` one image, `[B, N, D]` a batch, or `[T, D]` packed with `offsets`; any floating dtype.
-        threshold: similarity in [0, 1]. After converged mean shift, (1 + margin) / 2 separates the modes. At 1 only
-            rows are joined that rounding cannot tell apart, and equal ones always (not zero rows, which have s = 1/2);
-            at 0 all are.
+        threshold: similarity in [0, 1]. After converged mean shift, (1 + margin) / 2 separates the modes. Equal rows
+            are joined at 1 too (not zero rows, which have s = 1/2): products of rows round, so that every threshold
+            above 1 - (D + 2) eps / 2 means that value, with the eps of the dtype computed in (float64 for float64, else
+            float32). At 0 all are joined.
         offsets: `[B+1]` integer row offsets of a packed ragged batch. Images are never mixed.
         normalize: divide each row by its length first. False: rows are taken as unit vectors.
         backend: `"auto"`, `"reference"`, `"torch"`, `"cpu"`, `"triton"` or `"cuda"`.
@@ -369,9 +374,9 @@ def connected_components(
     with without_autocast(embedding):
         layout = layout_of(embedding, offsets)
         rows = packed(embedding.detach())
-        points = unit_rows(rows) if normalize else rows
+        points = unit_rows(rows) if normalize else without_infinities(rows)
         # equal rows are joined at a threshold of 1 too, and opposite ones at 0, whatever their products round to
-        attainable = min(threshold, 1.0 - cosine_rounding(points) / 2.0) if normalize else threshold
+        attainable = min(threshold, 1.0 - cosine_rounding(points) / 2.0)
         attainable = attainable if threshold > 0.0 else -1.0
         labels: Tensor = connected_components_op(points, layout.offsets, attainable, resolved)
         return labels.reshape(embedding.shape[:-1])

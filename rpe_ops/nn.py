@@ -83,7 +83,7 @@ class PairwiseLoss(_OverRows):
         validate.optional_integer("PairwiseLoss", "ignore_index", ignore_index)
         validate.flag("PairwiseLoss", "normalize", normalize)
         dispatch.check_name("PairwiseLoss", backend)
-        self.channel_dim = channel_dim
+        self.channel_dim = validate.channel_dim("PairwiseLoss", channel_dim)
         self.options: dict[str, Any] = {
             "margin": margin,
             "weight": weight,
@@ -98,11 +98,11 @@ class PairwiseLoss(_OverRows):
         self, embedding: Tensor, label: Tensor, weight: Tensor | None = None, offsets: Tensor | None = None
     ) -> Tensor:
         """The loss of `embedding` and `label`; `weight` replaces the module's, `offsets` packs images (rows only)."""
+        rows = self._rows("embedding", embedding)
+        labels = self._points(label, embedding)
         options = (
             self.options if weight is None else {**self.options, "weight": self._points(weight, embedding)}
         )
-        rows = self._rows("embedding", embedding)
-        labels = self._points(label, embedding)
         return functional.pairwise_loss(rows, labels, offsets=offsets, **options)  # type: ignore[arg-type]
 
     def extra_repr(self) -> str:
@@ -145,7 +145,7 @@ class MeanShift(_OverRows):
                 self.register_buffer(name, value)
             else:
                 setattr(self, name, value)
-        self.channel_dim = channel_dim
+        self.channel_dim = validate.channel_dim("MeanShift", channel_dim)
         self.return_trajectory = return_trajectory
         self.options: dict[str, Any] = {
             "num_steps": num_steps,

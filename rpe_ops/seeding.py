@@ -13,7 +13,7 @@ from rpe_ops import dispatch, validate
 from rpe_ops.autocast import without_autocast
 from rpe_ops.autograd.seeding import farthest_points, nearest_rows
 from rpe_ops.backends.images import image_of_rows
-from rpe_ops.backends.rows import unit_rows
+from rpe_ops.backends.rows import unit_rows, without_infinities
 from rpe_ops.backends.seeding import FARTHEST
 from rpe_ops.functional import connected_components
 from rpe_ops.packing import Layout, layout_of, packed
@@ -178,6 +178,8 @@ def assign_to_modes(
         targets = packed(modes).to(points.dtype)
         if normalize:
             points, targets = unit_rows(points), unit_rows(targets)
+        else:
+            points, targets = without_infinities(points), without_infinities(targets)
         nearest = nearest_rows(
             points,
             targets,

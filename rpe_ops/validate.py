@@ -111,19 +111,24 @@ def labels(function: str, label: Any, embedding: Tensor) -> None:
         raise TypeError(f"{expected} {describe(label)}; convert it with torch.as_tensor")
     if label.is_floating_point() or label.is_complex():
         raise TypeError(f"{expected} {describe(label)}; instance ids are integers, call .long()")
+    if label.layout is not torch.strided:
+        raise TypeError(f"{expected} a {label.layout} tensor; call .to_dense() first")
     if label.shape != embedding.shape[:-1]:
         raise ValueError(f"{expected} {describe(label)}; it needs one id for each row of embedding")
     same_device(function, "label", label, embedding)
 
 
-def weights(function: str, weight: Any, like: Tensor, *, may_require_grad: bool) -> None:
-    """`weight` must be a finite non-negative floating tensor with the shape of `like` without D."""
+def weights(function: str, weight: Any, like: Tensor, dtype: torch.dtype, *, may_require_grad: bool) -> None:
+    """`weight` must be a non-negative floating tensor with the shape of `like` without D, whose values are finite in
+    `dtype`, the one computed in."""
     shape = list(like.shape[:-1])
     expected = f"{function}: weight must be a non-negative floating tensor {shape}, got"
     if not isinstance(weight, Tensor):
         raise TypeError(f"{expected} {describe(weight)}; convert it with torch.as_tensor")
     if weight.dtype not in FLOATING:
         raise TypeError(f"{expected} {describe(weight)}; call .float()")
+    if weight.layout is not torch.strided:
+        raise TypeError(f"{expected} a {weight.layout} tensor; call .to_dense() first")
     if list(weight.shape) != shape:
         raise ValueError(f"{expected} {describe(weight)}; it needs one value for each row")
     if weight.requires_grad and not may_require_grad:
@@ -136,6 +141,12 @@ def weights(function: str, weight: Any, like: Tensor, *, may_require_grad: bool)
         if not (lowest >= 0 and math.isfinite(highest)):
             raise ValueError(
                 f"{expected} values from {lowest:g} to {highest:g}; weights are finite and at least 0"
+            )
+        if highest > torch.finfo(dtype).max:
+            kind = str(dtype).removeprefix("torch.")
+            raise ValueError(
+                f"{function}: weight must fit {kind}, got values up to {highest:g}; divide it by its largest value, "
+                "or give a float64 embedding"
             )
 
 
@@ -235,6 +246,16 @@ def optional_integer(function: str, name: str, value: Any) -> int | None:
             f"{function}: {name} must be an integer or None, got {describe(value)}; give one label value"
         )
     return integer
+
+
+def channel_dim(function: str, value: Any) -> int | None:
+    """None or the number of a dimension."""
+    number = _integer(value)
+    if value is not None and number is None:
+        raise TypeError(
+            f"{function}: channel_dim must be an integer or None, got {describe(value)}; use 1 for [B, D, H, W]"
+        )
+    return number
 
 
 def step_count(function: str, value: Any) -> int:

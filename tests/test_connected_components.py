@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 import naive
 import problems
@@ -186,6 +187,18 @@ def test_equal_rows_are_joined_at_any_threshold(backend, dim, dtype):
         if dtype in (torch.float32, torch.float64):  # half types round the third copy to other directions
             assert torch.equal(label[:count], label[2 * count :])
         assert dim < 3 or torch.equal(label[:count], torch.arange(count))
+
+
+def test_equal_rows_are_joined_without_normalising(backend):
+    distinct = F.normalize(problems.directions(40, 7).float(), dim=1)
+    label = components(torch.cat([distinct, distinct]), 1.0, backend, normalize=False)
+    assert torch.equal(label, torch.arange(40).repeat(2))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_nonfinite_points_join_nothing_without_normalising(backend, value):
+    rows = torch.tensor([[value, 0.5], [0.6, 0.8], [0.8, 0.6], [0.6, 0.8]])
+    assert components(rows, 0.999, backend, normalize=False).tolist() == [0, 1, 2, 1]
 
 
 def test_zero_rows_are_at_one_half_from_everything(backend):

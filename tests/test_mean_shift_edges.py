@@ -240,6 +240,24 @@ def test_one_mass_draws_everything_to_its_point(backend):
     numerics.assert_same(moved, F.normalize(tensors["embedding"])[5].expand(12, 3))
 
 
+def test_masses_of_zero_far_from_all_that_have_one_get_finite_gradients(backend):
+    """Rows 0 and 1 keep their places; without its mass the third would take none of them but its own."""
+    weight = torch.tensor([1.0, 1.0, 0.0], requires_grad=True)
+    moved = rpe_ops.mean_shift(torch.eye(3), kappa=100.0, weight=weight, backend=backend)
+    (of_near,) = torch.autograd.grad(moved[:2, 0].sum(), weight, retain_graph=True)
+    assert float(of_near.abs().max()) < 1e-6
+    (of_all,) = torch.autograd.grad(moved[:, 2].sum(), weight)
+    assert bool(of_all.isfinite().all()) and float(of_all[2]) > 1e12
+
+
+@pytest.mark.parametrize("bandwidth", [1e-19, 1e-10, 1e10])
+def test_bandwidths_of_extreme_size_get_finite_gradients(backend, bandwidth):
+    leaf = torch.tensor(bandwidth, requires_grad=True)
+    points = problems.directions(6, 3, seed=2).float()
+    rpe_ops.mean_shift(points, bandwidth=leaf, backend=backend).sum().backward()
+    assert abs(float(leaf.grad)) < 1e-6
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_masses_of_extreme_size(backend, scale):
     tensors = {name: value.float() for name, value in inputs(12, 3, masses=True).items()}

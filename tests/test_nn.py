@@ -1,6 +1,7 @@
 """The modules of `rpe_ops.nn`: rows and feature maps, parameters, state, and messages."""
 
 import pickle
+from functools import partial
 
 import pytest
 import torch
@@ -156,6 +157,19 @@ def test_what_is_no_feature_map_is_refused(features):
 def test_channel_dims_that_do_not_exist_are_refused(channel_dim):
     with pytest.raises(ValueError, match=f"PairwiseLoss: channel_dim must .*got {channel_dim}"):
         rpe_ops.nn.PairwiseLoss(channel_dim=channel_dim)(FEATURES, LABELS)
+
+
+@pytest.mark.parametrize("module", [rpe_ops.nn.PairwiseLoss, partial(rpe_ops.nn.MeanShift, 9.0)])
+@pytest.mark.parametrize("channel_dim", ["1", 1.5, True])
+def test_a_channel_dim_that_is_no_integer_is_refused_at_once(module, channel_dim):
+    with pytest.raises(TypeError, match="channel_dim must be an integer or None, got .*; use 1 for"):
+        module(channel_dim=channel_dim)
+
+
+@pytest.mark.parametrize("features, channel_dim", [(torch.zeros(5), 1), (FEATURES, 5), ([1.0, 2.0], 1)])
+def test_weights_beside_what_is_no_feature_map(features, channel_dim):
+    with pytest.raises(ValueError, match="PairwiseLoss: (embedding|channel_dim) must"):
+        rpe_ops.nn.PairwiseLoss(channel_dim=channel_dim)(features, LABELS, torch.ones(LABELS.shape))
 
 
 def test_label_maps_of_another_size_are_refused():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from test_pairwise_loss import check, run, run_naive
+from torch.nn import functional as F
 
 import numerics
 import problems
@@ -61,6 +62,15 @@ def test_rounding_takes_no_loss_below_zero(backend):
         for rows in (slice(None), slice(1)):
             loss, _ = run((axes[label] * length)[rows], label[rows], margin=1.0, backend=backend)
             assert 0.0 <= float(loss) < 1e-5
+
+
+def test_no_pair_exceeds_a_margin_of_one(backend):
+    """Products of rounded rows do; all that is left is the pull of each row to itself."""
+    rows = F.normalize(problems.directions(20, 5, seed=3).float(), dim=1).repeat(2, 1)
+    options = {"normalize": False, "normalizer": "none", "backend": backend}
+    loss, grad = run(rows, torch.arange(40), margin=1.0, **options)
+    assert float(loss) < 1e-6
+    numerics.assert_same(grad, -rows)
 
 
 @pytest.mark.parametrize("num_points", [31, 65])

@@ -205,6 +205,15 @@ def test_nonfinite_points_are_not_chosen_and_belong_to_nothing(backend, value):
     assert rpe_ops.select_seeds(embedding[[0, 7]], 2, backend=backend).tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("value", [math.inf, -math.inf])
+def test_infinite_points_belong_to_nothing_without_normalising(backend, value):
+    points = torch.tensor([[value, 0.5], [0.6, 0.8], [0.8, 0.6]])
+    label = rpe_ops.assign_to_modes(
+        points, torch.eye(2).flip(0), threshold=0.99, normalize=False, backend=backend
+    )
+    assert label.tolist() == [-1, 0, 1]
+
+
 def test_without_points_or_modes(backend):
     empty = torch.zeros(0, 3)
     index, seed_offsets = rpe_ops.select_seeds(empty, 4, offsets=torch.tensor([0, 0, 0]), backend=backend)

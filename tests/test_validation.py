@@ -103,6 +103,7 @@ LOSSES = [
     ({"reduction": "max"}, ValueError, "reduction", "got str 'max'", "'sum', 'mean', 'none'"),
     ({"ignore_index": 0.0}, TypeError, "ignore_index", "got float 0.0", "one label value"),
     ({"ignore_index": True}, TypeError, "ignore_index", "got bool True", "one label value"),
+    ({"label": LABEL.to_sparse()}, TypeError, "label", "got a torch.sparse_coo", "to_dense"),
     ({"ignore_index": [255]}, TypeError, "ignore_index", r"got list \[255\]", "one label value"),
 ]
 
@@ -159,6 +160,15 @@ SHIFTS = [
     ({"weight": torch.ones(3)}, ValueError, "weight", r"got float32 \[3\]", "one value for each row"),
     ({"weight": -torch.ones(4)}, ValueError, "weight", "from -1 to -1", "at least 0"),
     ({"weight": torch.ones(4).int()}, TypeError, "weight", r"got int32 \[4\]", "float"),
+    ({"weight": torch.ones(4).to_sparse()}, TypeError, "weight", "got a torch.sparse_coo", "to_dense"),
+    (
+        {"weight": torch.full((4,), 1e300, dtype=torch.float64)},
+        ValueError,
+        "weight",
+        "got values up to 1e",
+        "largest value",
+    ),
+    ({"backend": ["cpu"]}, ValueError, "backend", r"got \['cpu'\]", "one of"),
 ]
 
 COMPONENTS = [

@@ -5,6 +5,8 @@ For backends whose kernels work with log masses; formula numbers are those of `b
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -54,13 +56,17 @@ def _zero_mass_gradient(
     point_offsets: Tensor,
     source_offsets: Tensor,
 ) -> Tensor:
-    """dl/dm_j `[T]` = sum_i exp(kappa (c_ij - 1) - L_i) h_i . (y_j - M_i): where m_j = 0, (8) divided by m_j is 0/0."""
+    """dl/dm_j `[T]` = sum_i exp(kappa (c_ij - 1) - L_i) h_i . (y_j - M_i): where m_j = 0, (8) divided by m_j is 0/0.
+
+    Without its mass a source may outweigh all that have one; the ratio is capped where its square would overflow.
+    """
+    ceiling = math.log(torch.finfo(points.dtype).max) / 2.0
     grad_weight = sources.new_zeros(sources.shape[0])
     e = (h * mean).sum(1)
     for rows, columns in row_and_column_bands(points, point_offsets, source_offsets):
         x, y = points[rows], sources[columns]
         density = log_density[rows, None]
         exponent = kappa * (x @ y.T - 1.0) - torch.where(density == -torch.inf, 0.0, density)
-        density_ratio = torch.where(density == -torch.inf, 0.0, exponent.exp())
+        density_ratio = torch.where(density == -torch.inf, 0.0, exponent.clamp(max=ceiling).exp())
         grad_weight[columns] += (density_ratio * (h[rows] @ y.T - e[rows, None])).sum(0)
     return grad_weight

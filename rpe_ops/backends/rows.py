@@ -30,6 +30,11 @@ def unit_rows(rows: Tensor) -> Tensor:
     return unit.masked_fill_(largest == 0, 0.0)
 
 
+def without_infinities(rows: Tensor) -> Tensor:
+    """Rows `[N, D]`, NaN throughout where a component is not finite: comparisons then find such a row near nothing."""
+    return torch.where(torch.isfinite(rows).all(-1, keepdim=True), rows, torch.nan)
+
+
 def cosine_rounding(rows: Tensor) -> float:
     """How far from 1 rounding may put the product of two equal rows `[..., D]` of `unit_rows`, in whatever order it is
     summed: D + 2 roundings for the length, D + 2 for the product, half an eps each."""
