@@ -310,7 +310,9 @@ def mean_shift(
                 trajectory.append(_in_place(moving, place).reshape(shape).to(embedding.dtype))
         if return_trajectory:
             return trajectory
-        return _in_place(moving, place).reshape(shape).to(embedding.dtype, copy=num_steps == 0)
+        if num_steps == 0:  # a step looks after infinities itself
+            moving = without_infinities(moving)
+        return _in_place(moving, place).reshape(shape).to(embedding.dtype)
 
 
 # Clusters tighten within the first steps; later ones keep the order.

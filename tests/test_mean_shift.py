@@ -3,6 +3,7 @@
 Literal loops check the N x N formula in `naive.py`, which in float64 is the truth for every backend and dtype.
 """
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -212,6 +213,14 @@ def test_eta_zero_normalises_only(backend):
             rpe_ops.mean_shift(tensors["embedding"], eta=0.0, num_steps=3, **options), expected
         )
         numerics.assert_same(rpe_ops.mean_shift(tensors["embedding"], num_steps=0, **options), expected)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_no_step_leaves_no_infinity(normalize):
+    rows = torch.tensor([[math.inf, 0.5], [0.6, 0.8]])
+    moved = rpe_ops.mean_shift(rows, kappa=2.0, num_steps=0, normalize=normalize)
+    assert bool(moved[0].isnan().all())
+    numerics.assert_same(moved[1], rows[1])
 
 
 def test_a_trajectory_is_the_steps_one_by_one(backend):
