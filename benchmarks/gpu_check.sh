@@ -66,10 +66,10 @@ print("GPU:", torch.cuda.get_device_name(), torch.cuda.get_device_capability())
 '
 ((${#failed[@]})) && exit 1
 
-# Compiles whatever native code this machine can run, and calls every backend once on every device.
-step build 110 python3 -c '
+# Compiles whatever native code this machine can run, and calls every backend once on every device; first what a GPU runs.
+step build 150 python3 -c '
 import time, torch, rpe_ops
-for device in ("cpu", "cuda"):
+for device in ("cuda", "cpu"):
     embedding, label = torch.randn(2000, 16, device=device), torch.arange(2000, device=device) % 7
     for backend, reason in rpe_ops.available_backends(device).items():
         if reason is not None:
@@ -124,7 +124,7 @@ lacks cmake sanitizer || lacks compute-sanitizer sanitizer || step sanitizer 60 
         compute-sanitizer --tool memcheck --error-exitcode 1 "$0/test_cuda_$test" 16 64 || exit 1
         compute-sanitizer --tool racecheck --error-exitcode 1 "$0/test_cuda_$test" 16 || exit 1
     done' "$CACHE/ctest" "${programs[@]}"
-bench benchmark-gpu-large 30 --bench-points 262144 --bench-dims 16 --bench-dtypes float16
+bench benchmark-gpu-large 60 --bench-points 262144 --bench-dims 16 --bench-dtypes float16
 bench benchmark-gpu-tolerance 50 benchmarks/test_tolerance.py --bench-points 65536 --bench-dims 16 --bench-dtypes float32
 bench benchmark-gpu-compiled 90 --bench-points 16384 --bench-dims 64 --bench-dtypes float16 --bench-compiled
 
