@@ -275,5 +275,19 @@ def main() -> None:
     try:
         app(sys.argv[1:])
     except (UserError, ValueError, OSError) as error:
-        console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        words = _of_the_file_system(error) if isinstance(error, OSError) else str(error)
+        console.print(f"[bold red]error:[/] {escape(words)}", highlight=False, soft_wrap=True)
         sys.exit(1)
+
+
+def _of_the_file_system(error: OSError) -> str:
+    """What the system said, the path first, and what to do."""
+    if error.filename is None or error.strerror is None:
+        return str(error)
+    if isinstance(error, (FileExistsError, NotADirectoryError)):
+        remedy = "a folder is wanted and a file has its name: choose another folder"
+    elif isinstance(error, PermissionError):
+        remedy = "choose another path, or change its permissions"
+    else:
+        remedy = "check the path and the space on its disk"
+    return f"{error.filename}: {error.strerror}; {remedy}"

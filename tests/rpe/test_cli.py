@@ -277,6 +277,8 @@ def test_demo_in_small(tmp_path: Path, capsys: Capture, monkeypatch: pytest.Monk
         (["predict", "MODEL", "none.png", "--out", "OUT"], ["none.png"]),
         (["predict", "MODEL", "CONFIG", "--out", "OUT"], ["tiny.toml"]),
         (["predict", "MODEL", "--out", "OUT"], ["no image given"]),
+        (["predict", "MODEL", "WRONG", "--out", "CONFIG"], ["tiny.toml: ", "choose another folder"]),
+        (["train", "CONFIG", "--output", "CONFIG"], ["tiny.toml", "choose another folder"]),
         (
             ["evaluate", "MODEL", "--data", "synthetic:", "--decode.treshold", "1"],
             ["Did you mean --decode.threshold"],
