@@ -50,8 +50,7 @@ def embedding_rows(
             f"{expected} a nested tensor; make it one of layout torch.jagged, and give {name}.values() and "
             f"{offsets_name}={name}.offsets()"
         )
-    if embedding.layout is not torch.strided:
-        raise TypeError(f"{expected} a {embedding.layout} tensor; call .to_dense() first")
+    _dense(expected, embedding)
     if embedding.ndim not in (2, 3):
         raise ValueError(f"{expected} {describe(embedding)}; {remedy}")
     if embedding.shape[-1] == 0:
@@ -111,8 +110,7 @@ def labels(function: str, label: Any, embedding: Tensor) -> None:
         raise TypeError(f"{expected} {describe(label)}; convert it with torch.as_tensor")
     if label.is_floating_point() or label.is_complex():
         raise TypeError(f"{expected} {describe(label)}; instance ids are integers, call .long()")
-    if label.layout is not torch.strided:
-        raise TypeError(f"{expected} a {label.layout} tensor; call .to_dense() first")
+    _dense(expected, label)
     if label.shape != embedding.shape[:-1]:
         raise ValueError(f"{expected} {describe(label)}; it needs one id for each row of embedding")
     same_device(function, "label", label, embedding)
@@ -127,8 +125,7 @@ def weights(function: str, weight: Any, like: Tensor, dtype: torch.dtype, *, may
         raise TypeError(f"{expected} {describe(weight)}; convert it with torch.as_tensor")
     if weight.dtype not in FLOATING:
         raise TypeError(f"{expected} {describe(weight)}; call .float()")
-    if weight.layout is not torch.strided:
-        raise TypeError(f"{expected} a {weight.layout} tensor; call .to_dense() first")
+    _dense(expected, weight)
     if list(weight.shape) != shape:
         raise ValueError(f"{expected} {describe(weight)}; it needs one value for each row")
     if weight.requires_grad and not may_require_grad:
@@ -148,6 +145,11 @@ def weights(function: str, weight: Any, like: Tensor, dtype: torch.dtype, *, may
                 f"{function}: weight must fit {kind}, got values up to {highest:g}; divide it by its largest value, "
                 "or give a float64 embedding"
             )
+
+
+def _dense(expected: str, tensor: Tensor) -> None:
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"{expected} a {tensor.layout} tensor; call .to_dense() first")
 
 
 def optional_seeds(function: str, seed_rows: Any, embedding: Tensor, seed_offsets: Any) -> None:
